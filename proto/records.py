@@ -1,0 +1,156 @@
+"""Records: what a worker and the backbone say to each other over the edge.
+
+One ZeroMQ frame carries one or more records, so that a busy edge costs one send and one receive for
+many messages. A record is a fixed head, a text and a body; there are no maps on this path:
+
+    worker → backbone   u32 length | u8 kind | u16 text length | u32 a | u64 b | text | body
+    backbone → worker   u32 length | u8 kind | u16 text length | u32 a | u64 b | u64 c | u64 d | text | body
+
+Big-endian; the length counts what follows it. What text, a, b, c, d and body mean is the kind's business
+and stands beside it. The two directions differ only in the stamps that the backbone adds (c, d).
+
+A worker names neither itself nor anybody else: who it is, is the socket that its frame came in on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import IntEnum
+from struct import Struct
+from typing import NamedTuple
+
+from capsuled.proto import topics
+
+UP = Struct(">IBHIQ")
+"""Head of a record from a worker to the backbone."""
+
+DOWN = Struct(">IBHIQQQ")
+"""Head of a record from the backbone to a worker."""
+
+COALESCE_RECORDS = 16
+"""A worker flushes at this many records: 3 times the throughput of 1, and 64 gain little more."""
+
+COALESCE_BYTES = 48 * 1024
+"""A frame is closed once it holds this much, so that one frame's worth of delay stays small."""
+
+ALONE_BYTES = 4 * 1024
+"""A record with a larger body travels alone: coalescing would copy it once more for nothing."""
+
+OVERHEAD_BYTES = 4 * 1024
+"""How much larger than its payload a frame may be: head, topic, and room for control records."""
+
+
+def max_frame(max_payload: int) -> int:
+    """Largest frame in bytes on the edge of a capsule with this payload limit (ZMQ_MAXMSGSIZE)."""
+    return max(max_payload, COALESCE_BYTES + ALONE_BYTES) + OVERHEAD_BYTES
+
+
+def receive_hwm(max_payload: int) -> int:
+    """How many frames ZeroMQ may hold for a receiver: 8 MiB of the largest, within 2 and 64."""
+    return min(64, max(2, 8 * 1024 * 1024 // max_payload))
+
+
+class UpKind(IntEnum):
+    """Kinds from a worker to the backbone."""
+
+    PUBLISH = 1
+    """text topic, a the low 32 bits of the worker's publish count, b cause (0: none), body payload."""
+    SUBSCRIBE = 2
+    """text pattern, a handle."""
+    UNSUBSCRIBE = 3
+    """a handle."""
+    HELLO = 4
+    """Answers HELLO. b count of publishes so far."""
+    BYE = 5
+    """The worker will publish no more. b count of publishes in all."""
+
+
+class DownKind(IntEnum):
+    """Kinds from the backbone to a worker."""
+
+    MESSAGE = 1
+    """text topic, a origin index, b global sequence number, c time in ms, d cause (0: none), body payload."""
+    SUBSCRIBED = 2
+    """a handle, b errno (0: subscribed), text the sentence of a refusal."""
+    ORIGIN = 3
+    """Introduces an origin before its first message: a index, text source, body 16 bytes instance, principal."""
+    HELLO = 4
+    """First record of each connection. b epoch of the backbone, c messages sent on this edge in this epoch."""
+    BYE = 5
+    """Answers BYE: all that was published before it has been routed. b count received in this epoch."""
+    LAGGED = 6
+    """a handle, b messages of it that were lost in the backbone, in all; precedes the next message of it."""
+    UNSUBSCRIBED = 7
+    """a handle: no message follows on its account."""
+
+
+class RecordError(ValueError):
+    """A frame that is not made of records; the message says where it breaks the format."""
+
+
+class Up(NamedTuple):
+    """A record from a worker."""
+
+    kind: int
+    text: bytes
+    a: int
+    b: int
+    body: bytes
+
+
+class Down(NamedTuple):
+    """A record from the backbone."""
+
+    kind: int
+    text: bytes
+    a: int
+    b: int
+    c: int
+    d: int
+    body: bytes
+
+
+def up(kind: int, text: bytes = b"", a: int = 0, b: int = 0, body: bytes = b"") -> bytes:
+    """One record from a worker, encoded."""
+    return UP.pack(UP.size - 4 + len(text) + len(body), kind, len(text), a, b) + text + body
+
+
+def down(
+    kind: int, text: bytes = b"", a: int = 0, b: int = 0, c: int = 0, d: int = 0, body: bytes = b""
+) -> bytes:
+    """One record from the backbone, encoded."""
+    return DOWN.pack(DOWN.size - 4 + len(text) + len(body), kind, len(text), a, b, c, d) + text + body
+
+
+def split_up(frame: bytes) -> Iterator[Up]:
+    """The records of a worker's frame, in order. Raises `RecordError` where it stops being records.
+
+    Everything is checked here, because a worker may send anything.
+    """
+    position, end, head = 0, len(frame), UP.size
+    while position < end:
+        if end - position < head:
+            raise RecordError(f"{end - position} bytes at {position} are too few for a record's head")
+        length, kind, text_length, a, b = UP.unpack_from(frame, position)
+        stop = position + 4 + length
+        text_at = position + head
+        body_at = text_at + text_length
+        if stop > end:
+            raise RecordError(f"the record at {position} says {length} bytes and has {end - position - 4}")
+        if body_at > stop:
+            raise RecordError(f"the record at {position} has no room for a text of {text_length} bytes")
+        if text_length > topics.MAX_BYTES:
+            raise RecordError(f"the text at {position} has {text_length} bytes: {topics.MAX_BYTES} at most")
+        yield Up(kind, frame[text_at:body_at], a, b, frame[body_at:stop])
+        position = stop
+
+
+def split_down(frame: bytes) -> Iterator[Down]:
+    """The records of the backbone's frame, in order. The backbone is trusted to have made it well."""
+    position, end, head = 0, len(frame), DOWN.size
+    while position < end:
+        length, kind, text_length, a, b, c, d = DOWN.unpack_from(frame, position)
+        text_at = position + head
+        body_at = text_at + text_length
+        position += 4 + length
+        yield Down(kind, frame[text_at:body_at], a, b, c, d, frame[body_at:position])

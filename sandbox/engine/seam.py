@@ -1,0 +1,129 @@
+"""What an engine and a guest are, and the errors that leave them.
+
+Neither engine is trusted: whatever it promises, the process around it is sealed. The seam makes the two
+alike: the same limits, the same errors, the same host functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from capsuled.proto.abi import ValueType
+
+Signature = tuple[tuple[ValueType, ...], tuple[ValueType, ...]]
+"""Types of the parameters and of the results (none or one)."""
+
+TrapKind = Literal[
+    "unreachable",
+    "memory",
+    "divide",
+    "overflow",
+    "conversion",
+    "indirect-call",
+    "stack",
+    "interrupted",
+    "fuel",
+    "unknown",
+]
+
+
+class EngineError(Exception):
+    """Base of what engines raise."""
+
+
+class ModuleRejected(EngineError):
+    """The module is malformed, uses what is not supported, or asks for what is not there."""
+
+
+class EngineUnavailable(EngineError):
+    """The engine does not run here; the message says why and what to choose instead."""
+
+
+class GuestTrap(EngineError):
+    """The guest broke a rule of WebAssembly. Its process must end: the engine may be damaged."""
+
+    def __init__(self, kind: TrapKind, message: str, backtrace: str = "") -> None:
+        super().__init__(message)
+        self.kind: TrapKind = kind
+        self.backtrace = backtrace
+
+
+class OutOfBounds(Exception):
+    """A range that leaves the guest's memory."""
+
+
+@dataclass(frozen=True)
+class HostFunction:
+    """One function for the guest: `call` gets unsigned integers and returns one that fits its result.
+
+    It must not raise: an exception that crosses an engine leaves it in an unknown state.
+    """
+
+    signature: Signature
+    call: Callable[..., int]
+
+
+Imports = Mapping[tuple[str, str], HostFunction]
+"""By import module and name."""
+
+
+@dataclass(frozen=True)
+class GuestLimits:
+    """What the module is held to by rewriting it before it is compiled."""
+
+    memory_bytes: int
+    table_elements: int = 100_000
+    """Tables are outside of linear memory: 8 bytes an element."""
+
+
+class GuestMemory(Protocol):
+    """The guest's linear memory. Pointers and lengths are unsigned; every range is checked."""
+
+    def read(self, pointer: int, length: int) -> bytes:
+        """A copy of a range. Raises `OutOfBounds`."""
+        ...
+
+    def write(self, pointer: int, data: bytes) -> None:
+        """Raises `OutOfBounds`, and then has written nothing."""
+        ...
+
+    def check(self, pointer: int, length: int) -> None:
+        """Raise `OutOfBounds` when the range leaves the memory."""
+        ...
+
+
+class Guest(Protocol):
+    """An instance of a module."""
+
+    memory: GuestMemory
+
+    def call(self, export: str) -> None:
+        """Run an exported function of no parameters to its end. Raises `GuestTrap`.
+
+        After any exception the process may only report and exit.
+        """
+        ...
+
+
+class Engine(Protocol):
+    """One engine. Everything of it must be made and used in one thread."""
+
+    name: str
+
+    def instantiate(self, wasm: bytes, imports: Imports, limits: GuestLimits) -> Guest:
+        """Compile `wasm`, which `binary.inspect` has passed, and instantiate it. Raises `EngineError`.
+
+        Only the imports that the module names are bound. Its start section, if any, runs in here.
+        """
+        ...
+
+
+def load(name: str) -> Engine:
+    """The engine of that name; `auto` is the first that runs here. Raises `EngineUnavailable`."""
+    if name in ("auto", "wasmer"):
+        from capsuled.sandbox.engine import wasmer
+
+        return wasmer.WasmerEngine()
+    raise EngineUnavailable(f"cannot run the engine '{name}': this build has wasmer (CPython 3.10)")

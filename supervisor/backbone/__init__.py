@@ -1,0 +1,11 @@
+"""The backbone: one process that carries all messages between capsules, and holds what they are granted.
+
+It runs no guest and no Trio. In reading order:
+
+- `outbox`: what waits for one capsule, bounded, oldest out first, counted exactly
+- `members`: one attached capsule: who it is, what it may do, what it has done
+- `router`: from one record in to the outboxes of its subscribers: the rule that decides every delivery
+- `protocol`: what the supervisor and the backbone tell each other
+- `edges`: the ZeroMQ sockets, one for each capsule
+- `loop`: the epoll loop that drives them
+"""

@@ -1,0 +1,105 @@
+"""A member: one attached capsule, as the backbone knows it. Who it is was said by the supervisor alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from capsuled.proto.bucket import Bucket
+from capsuled.proto.grants import Grants
+from capsuled.proto.topics import Segments
+from capsuled.supervisor.backbone.outbox import Outbox
+
+CONTROL_RATE = 256
+"""Subscribe and unsubscribe requests per second (and their burst): each one costs all members their cached
+routes, so that a worker which repeats them for ever must wait for it, alone."""
+
+MAX_ROUTES = 1024
+"""Topics of one publisher that are cached; a publisher of ever new topics pays for each one itself."""
+
+
+@dataclass(frozen=True)
+class Admission:
+    """What the supervisor says of a capsule when it attaches it. Bytes, seconds."""
+
+    index: int
+    name: str
+    instance: bytes
+    principal: str
+    path: str
+    """Of the edge's listening socket."""
+    peer: str
+    """`uid:gid:pid` that must stand at the other end."""
+    grants: Grants
+    max_payload: int
+    publish_bytes_per_second: int
+    publish_messages_per_second: int
+    queue_messages: int
+    queue_bytes: int
+    subscriptions: tuple[tuple[int, str, bool], ...] = ()
+    """Handle, pattern, and whether the runtime owns it: interceptors, and what an earlier epoch acknowledged."""
+
+
+@dataclass(eq=False)
+class Subscription:
+    """One handle of one member."""
+
+    member: int
+    handle: int
+    text: str
+    pattern: Segments
+    runtime_owned: bool
+    matched: int = 0
+    """Messages routed to it; those still counted by cached routes are not in yet."""
+    lagged: int = 0
+    """Messages of it that were lost in the outbox."""
+
+
+class Route:
+    """Where the messages of one publisher on one topic go. Cached; built anew when subscriptions change."""
+
+    __slots__ = ("count", "outboxes", "subscriptions")
+
+    def __init__(self, outboxes: tuple[Outbox, ...], subscriptions: dict[int, tuple[Subscription, ...]]) -> None:
+        self.outboxes = outboxes
+        self.subscriptions = subscriptions
+        """By member index."""
+        self.count = 0
+        """Messages that went this way and are not in the subscriptions' `matched` yet."""
+
+    def settle(self) -> None:
+        """Count what went this way at the subscriptions."""
+        if self.count:
+            for group in self.subscriptions.values():
+                for subscription in group:
+                    subscription.matched += self.count
+            self.count = 0
+
+
+@dataclass
+class Member:
+    """One attached capsule."""
+
+    admission: Admission
+    outbox: Outbox
+    bucket: Bucket
+    control_bucket: Bucket
+    origin: int
+    """Origin index of what it publishes on its own behalf."""
+    subscriptions: dict[int, Subscription] = field(default_factory=dict[int, Subscription])
+    routes: dict[bytes, Route] = field(default_factory=dict[bytes, Route])
+    known_origins: set[int] = field(default_factory=set[int])
+    published: int = 0
+    """Messages routed for it."""
+    received: int = 0
+    """Publish records read from it in this epoch, refused ones included."""
+    next_count: int | None = None
+    """Low 32 bits of the count that its next publish should have; None before its HELLO."""
+    missing: int = 0
+    """Publishes that it counted and that never arrived."""
+    refused: Counter[str] = field(default_factory=Counter[str])
+    """By code: what its worker should have refused. An honest worker leaves this empty."""
+    said_bye: bool = False
+    closed_matched: int = 0
+    """Of subscriptions that it has ended."""
+    closed_lagged: int = 0

@@ -1,0 +1,100 @@
+"""What the supervisor and the backbone tell each other: CBOR items behind a length, over a socket pair.
+
+To the backbone:   configure, attach, begin, detach, figures, stop
+To the supervisor: subscriptions, bye, detached, figures, fault
+
+The supervisor sends `configure`, the members that live already as `attach`, and then `begin`: no worker is
+greeted, and so none publishes, before all subscriptions of the last epoch stand again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from struct import Struct
+from typing import Any
+
+import cbor2
+
+from capsuled.proto.grants import Grants
+from capsuled.supervisor.backbone.members import Admission
+
+Json = dict[str, Any]
+
+_LENGTH = Struct(">I")
+
+MAX_MESSAGE = 64 * 1024 * 1024
+"""Bound of one item: the figures of ten thousand capsules with all their subscriptions are below it."""
+
+
+class ProtocolError(Exception):
+    """Bytes between supervisor and backbone that are no message: one of the two is broken."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the supervisor configures a backbone with, before anything else."""
+
+    epoch: int
+    total_queue_bytes: int
+    """Bound of all outboxes together."""
+    largest_payload: int
+    """The largest payload that any capsule may publish, in bytes."""
+
+
+def pack(message: Json) -> bytes:
+    """One message with its length."""
+    data = cbor2.dumps(message)
+    return _LENGTH.pack(len(data)) + data
+
+
+class Unpacker:
+    """Cuts a stream of bytes into messages."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Json]:
+        """The messages that `data` completes. Raises `ProtocolError`."""
+        self._buffer += data
+        while len(self._buffer) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer)
+            if length > MAX_MESSAGE:
+                raise ProtocolError(f"a message of {length} bytes: {MAX_MESSAGE} at most")
+            end = _LENGTH.size + length
+            if len(self._buffer) < end:
+                return
+            data = bytes(self._buffer[_LENGTH.size : end])
+            del self._buffer[:end]
+            try:
+                message = cbor2.loads(data)
+            except cbor2.CBORError as exc:
+                raise ProtocolError(f"a message that is not CBOR: {exc}") from exc
+            if not isinstance(message, dict) or "op" not in message:
+                raise ProtocolError("a message without an op")
+            yield message
+
+
+def configure(settings: Settings) -> Json:
+    return {"op": "configure", **asdict(settings)}
+
+
+def attach(admission: Admission) -> Json:
+    return {"op": "attach", **asdict(admission)}
+
+
+def settings_of(message: Json) -> Settings:
+    return Settings(**_fields(message))
+
+
+def admission_of(message: Json) -> Admission:
+    fields = _fields(message)
+    grants = fields.pop("grants")
+    subscriptions = tuple((h, p, o) for h, p, o in fields.pop("subscriptions"))
+    return Admission(
+        grants=Grants(tuple(grants["publish"]), tuple(grants["subscribe"])), subscriptions=subscriptions, **fields
+    )
+
+
+def _fields(message: Json) -> Json:
+    return {key: value for key, value in message.items() if key != "op"}

@@ -1,0 +1,10 @@
+"""What operators type. `capsulectl` imports neither Trio nor pydantic, to start quickly.
+
+In reading order:
+
+- `capsulectl`: the command line, and what each command does
+- `asking`: commands that are one question and its answer
+- `following`: commands that go on: logs, events, wait
+- `client`: HTTP to the control socket
+- `render`: tables and colour on a terminal, plain columns elsewhere
+"""

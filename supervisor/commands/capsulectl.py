@@ -1,0 +1,151 @@
+"""capsulectl: ask the supervisor.
+
+exit codes:
+  0  done                      4  no such capsule
+  1  failed                    5  not permitted
+  2  wrong usage               6  timed out waiting
+  3  the capsule is not up     7  no supervisor there
+With several names it is the highest of theirs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from capsuled.proto.control import Exit
+from capsuled.supervisor.commands import asking, following
+from capsuled.supervisor.commands.client import CannotAsk, Client, socket_path
+from capsuled.supervisor.control import durations
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # pyright: ignore[reportPrivateUsage]
+
+Command = Callable[[Client, argparse.Namespace], Exit]
+
+INTERRUPTED = 128 + signal.SIGINT
+"""As shells report it; no word of the supervisor's, so not in `Exit`."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    given = parser().parse_args(argv)
+    command: Command = given.command
+    try:
+        code = command(Client(given.socket or socket_path(os.environ, os.getuid())), given)
+        sys.stdout.flush()
+    except CannotAsk as error:
+        print(f"capsulectl: {error}", file=sys.stderr)
+        return error.code
+    except BrokenPipeError:
+        # `| head` has enough. Python would complain at exit, when it flushes what nobody reads.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return code
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    summary, _, epilog = (__doc__ or "").partition("\n\n")
+    raw = argparse.RawDescriptionHelpFormatter
+    top = argparse.ArgumentParser("capsulectl", description=summary, epilog=epilog, formatter_class=raw)
+    top.set_defaults(json=False, socket=None)
+    _common(top)
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+    _asking(commands)
+    _following(commands)
+    return top
+
+
+def _asking(commands: Commands) -> None:
+    one = _add(
+        commands, "status", asking.status, "the supervisor, or one capsule (exits 3 when it is not up)"
+    )
+    one.add_argument("name", nargs="?", metavar="NAME")
+    _add(commands, "list", asking.list_capsules, "all capsules")
+    for verb, summary in (
+        ("start", "want it up"),
+        ("stop", "want it down; cancelled first, killed at the end of its stop_timeout"),
+        ("restart", "stop it, then start it"),
+        ("kill", "kill its process now; its restart policy decides what follows"),
+        ("reset-failed", "forget its failures, so that it may start again"),
+    ):
+        act = _add(commands, verb, asking.act, summary)
+        act.set_defaults(verb=verb)
+        act.add_argument("names", nargs="+", metavar="NAME")
+        act.add_argument(
+            "--wait", choices=("ready", "down"), help="return when it is so, not when it is begun"
+        )
+        _timeout(act)
+    why = _add(commands, "why", asking.why, "its last exits, each with its evidence, and what happens next")
+    why.add_argument("name", metavar="NAME")
+    bus = _add(commands, "bus", None, "the message bus").add_subparsers(metavar="COMMAND", required=True)
+    stats = _add(bus, "stats", asking.bus_stats, "what was published, delivered and dropped")
+    stats.add_argument("--check", action="store_true", help="exit 1 when the ledger does not balance")
+    acl = _add(commands, "acl", None, "grants").add_subparsers(metavar="COMMAND", required=True)
+    explain = _add(
+        acl, "explain", asking.acl_explain, "may it, and which grant says so (exits 1 when denied)"
+    )
+    explain.add_argument("name", metavar="NAME")
+    explain.add_argument("acl_verb", choices=("publish", "subscribe"), metavar="publish|subscribe")
+    explain.add_argument("topic", metavar="TOPIC")
+    health = _add(commands, "health", asking.health, "exit 0 when all is well, 1 when not")
+    health.add_argument("--level", choices=("alive", "ready"), default="alive", help="default: alive")
+    _add(commands, "shutdown", asking.shutdown, "stop all capsules, then the supervisor")
+    _add(commands, "schema", asking.schema, "JSON Schema of Capsule.toml and capsuled.toml")
+
+
+def _following(commands: Commands) -> None:
+    logs = _add(commands, "logs", following.logs, "what it logged")
+    logs.add_argument("name", metavar="NAME")
+    logs.add_argument("-f", "--follow", action="store_true", help="and what it will log")
+    logs.add_argument("-n", "--lines", type=_count, metavar="N", help="the last N lines")
+    events = _add(commands, "events", following.events, "what happened to capsules")
+    events.add_argument("-f", "--follow", action="store_true", help="what happens from now on")
+    wait = _add(commands, "wait", following.wait, "wait until it is as asked, changing nothing")
+    wait.add_argument("name", metavar="NAME")
+    wait.add_argument("--for", dest="wait_for", choices=("ready", "down"), required=True)
+    _timeout(wait)
+
+
+def _add(commands: Commands, name: str, command: Command | None, summary: str) -> argparse.ArgumentParser:
+    added = commands.add_parser(name, help=summary, description=summary)
+    if command is not None:
+        added.set_defaults(command=command)
+        _common(added)
+    return added
+
+
+def _common(to: argparse.ArgumentParser) -> None:
+    # Before the command or after it. Suppressed, so that the default of the later one doesn't win.
+    hidden = argparse.SUPPRESS
+    to.add_argument("--json", action="store_true", default=hidden, help="print what the socket answered")
+    to.add_argument(
+        "--socket", metavar="PATH", default=hidden, help="the control socket (also CAPSULED_SOCKET)"
+    )
+
+
+def _timeout(to: argparse.ArgumentParser) -> None:
+    to.add_argument("--timeout", type=_duration, metavar="D", help="wait that long at most: 500ms, 5s, 2m")
+
+
+def _duration(text: str) -> float:
+    try:
+        return durations.parse(text)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from exc
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of lines: write 0 or more")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -84,19 +84,15 @@ FUNCTIONS: tuple[Function, ...] = (
         "i32",
         "bytes of the CBOR item from the manifest's [config] written",
     ),
-    Function(
-        "error_message", _BUFFER, "i32", "bytes of the sentence of the last refusal written; 0 if none"
-    ),
+    Function("error_message", _BUFFER, "i32", "bytes of the sentence of the last refusal written; 0 if none"),
     Function("needed", (), "i32", "bytes that the last -CAPSULE_ENOBUFS asked for"),
     Function("log", (Param("level", "i32", "uint32_t"), *_text("text")), "i32", "0; level 0 trace … 4 error"),
     Function("clock_ms", (), "i64", "milliseconds since the Unix epoch"),
     Function("monotonic_ns", (), "i64", "nanoseconds of a clock that never steps back"),
-    Function(
-        "random", (Param("buf", "i32", "void *"), Param("len", "i32", "uint32_t")), "i32", "0"
-    ),
+    Function("random", (Param("buf", "i32", "void *"), Param("len", "i32", "uint32_t")), "i32", "0"),
     Function("ready", (), "i32", "0; says that this capsule is ready to serve"),
     Function(
-        "cancelled", (), "i32", "0 while it may run, else the milliseconds left until it is killed, at least 1"
+        "cancelled", (), "i32", "0 while it may run, else milliseconds left until it is killed, at least 1"
     ),
 )
 

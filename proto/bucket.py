@@ -16,11 +16,17 @@ class Bucket:
     Taking is allowed while the bucket holds what is asked for *or is full*, so that a payload of more
     than one second's worth passes once and is then paid for by waiting. (Otherwise a message of the
     size that the manifest allows could never be sent under a low rate.)
+
+    Rates are per second and over 0, else ValueError.
     """
 
     __slots__ = ("_byte_rate", "_bytes", "_last", "_message_rate", "_messages")
 
     def __init__(self, byte_rate: float, message_rate: float, now: float) -> None:
+        if not (byte_rate > 0.0 and message_rate > 0.0):
+            raise ValueError(
+                f"rates of {byte_rate} bytes and {message_rate} messages per second: both must be over 0"
+            )
         self._byte_rate = byte_rate
         self._message_rate = message_rate
         self._bytes = byte_rate

@@ -104,7 +104,7 @@ int32_t capsule_random(void *buf, uint32_t len);
 CAPSULE_IMPORT("ready")
 int32_t capsule_ready(void);
 
-/* Returns 0 while it may run, else the milliseconds left until it is killed, at least 1. */
+/* Returns 0 while it may run, else milliseconds left until it is killed, at least 1. */
 CAPSULE_IMPORT("cancelled")
 int32_t capsule_cancelled(void);
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capsuled.proto import abi, refusals
+from capsuled.proto import abi, control, refusals
 
 _HEAD = f"""\
 /* capsule.h: the host functions of capsuled's guest ABI, version {abi.VERSION}.
@@ -43,8 +43,7 @@ def text() -> str:
     parts += [f"#define CAPSULE_E{errno.name} {errno.value}\n" for errno in refusals.Errno]
     parts.append("\n/* Levels of capsule_log(). */\n")
     parts += [
-        f"#define CAPSULE_LOG_{name} {level}\n"
-        for level, name in enumerate(("TRACE", "DEBUG", "INFO", "WARN", "ERROR"))
+        f"#define CAPSULE_LOG_{name.upper()} {level}\n" for level, name in enumerate(control.LOG_LEVELS)
     ]
     parts += [_declaration(function) for function in abi.FUNCTIONS]
     parts.append(_TAIL)

@@ -6,6 +6,11 @@ the worker's claim and no more: the backbone counts its own side, and the two ar
 
     slots 0 …              `Total`s of the capsule
     slots ROWS + 8·i …     row i: one open subscription (`Column`s); handle 0 means the row is free
+
+The counts of messages received are those of one epoch of the backbone, so that they can be compared with its
+own. What stood in a queue when the epoch began is *carried*:
+
+    carried + received = delivered + dropped + queued
 """
 
 from __future__ import annotations
@@ -43,7 +48,16 @@ class Total(IntEnum):
     LOGS_CUT = 8
     """Log lines that were over the rate or found no room."""
     HOST_CALLS = 9
-    """Host calls of the guest, brought up to date at least every thousandth."""
+    """Host calls of the guest, the one that is running included."""
+    MEMORY = 10
+    """Bytes of the guest's linear memory, brought up to date before each wait."""
+    MALFORMED = 11
+    """Messages whose payload was not well-formed: their publisher's worker does not do what ours do. They
+    are counted as dropped."""
+    CLOSED_CARRIED = 12
+    """Of subscriptions that the guest has ended: carried into this epoch."""
+    WAITING = 13
+    """1 while the guest waits in a host call: it is alive, however long that takes."""
     REFUSED = 16
     """First of the slots that count refusals, one for each `Errno`, in its order."""
 
@@ -57,6 +71,8 @@ class Column(IntEnum):
     DELIVERED = 2
     DROPPED = 3
     QUEUED = 4
+    CARRIED = 5
+    """Stood in the queue when this epoch began."""
 
 
 ERRNOS: tuple[Errno, ...] = tuple(Errno)
@@ -77,6 +93,7 @@ class Row(NamedTuple):
     delivered: int
     dropped: int
     queued: int
+    carried: int
 
 
 class Claims(NamedTuple):
@@ -88,6 +105,9 @@ class Claims(NamedTuple):
     closed: Row
     logs_cut: int
     host_calls: int
+    memory: int
+    malformed: int
+    waiting: bool
     refused: dict[str, int]
     rows: tuple[Row, ...]
 
@@ -103,9 +123,7 @@ def read(slots: Sequence[int]) -> Claims | None:
 def claims(copy: Sequence[int]) -> Claims:
     """The claims in a copy of a page that nobody writes to any more."""
     rows = tuple(
-        Row(*copy[at : at + len(Column)])
-        for at in range(ROWS, SLOTS, ROW_SLOTS)
-        if copy[at + Column.HANDLE]
+        Row(*copy[at : at + len(Column)]) for at in range(ROWS, SLOTS, ROW_SLOTS) if copy[at + Column.HANDLE]
     )
     return Claims(
         epoch=copy[Total.EPOCH],
@@ -117,9 +135,13 @@ def claims(copy: Sequence[int]) -> Claims:
             copy[Total.CLOSED_DELIVERED],
             copy[Total.CLOSED_DROPPED],
             copy[Total.CLOSED_LEFT],
+            copy[Total.CLOSED_CARRIED],
         ),
         logs_cut=copy[Total.LOGS_CUT],
         host_calls=copy[Total.HOST_CALLS],
+        memory=copy[Total.MEMORY],
+        malformed=copy[Total.MALFORMED],
+        waiting=bool(copy[Total.WAITING]),
         refused={errno.name.lower(): copy[slot] for errno, slot in ERRNO_SLOT.items() if copy[slot]},
         rows=rows,
     )

@@ -73,15 +73,18 @@ class DownKind(IntEnum):
     SUBSCRIBED = 2
     """a handle, b errno (0: subscribed), text the sentence of a refusal."""
     ORIGIN = 3
-    """Introduces an origin before its first message: a index, text source, body 16 bytes instance, principal."""
+    """Precedes the first message of an origin. a index, text source, body instance (16 bytes), principal."""
     HELLO = 4
-    """First record of each connection. b epoch of the backbone, c messages sent on this edge in this epoch."""
+    """First record of each connection. b epoch of the backbone, c messages sent here in this epoch."""
     BYE = 5
     """Answers BYE: all that was published before it has been routed. b count received in this epoch."""
     LAGGED = 6
     """a handle, b messages of it that were lost in the backbone, in all; precedes the next message of it."""
     UNSUBSCRIBED = 7
     """a handle: no message follows on its account."""
+
+
+_UP_KINDS = frozenset(map(int, UpKind))
 
 
 class RecordError(ValueError):
@@ -141,16 +144,29 @@ def split_up(frame: bytes) -> Iterator[Up]:
             raise RecordError(f"the record at {position} has no room for a text of {text_length} bytes")
         if text_length > topics.MAX_BYTES:
             raise RecordError(f"the text at {position} has {text_length} bytes: {topics.MAX_BYTES} at most")
+        if kind not in _UP_KINDS:
+            raise RecordError(f"there is no kind {kind} of record from a worker, as stands at {position}")
         yield Up(kind, frame[text_at:body_at], a, b, frame[body_at:stop])
         position = stop
 
 
 def split_down(frame: bytes) -> Iterator[Down]:
-    """The records of the backbone's frame, in order. The backbone is trusted to have made it well."""
+    """The records of the backbone's frame, in order. Raises `RecordError` where it stops being records.
+
+    The backbone is trusted to have made it well: sizes are compared so that a fault shows, kinds are not.
+    """
     position, end, head = 0, len(frame), DOWN.size
     while position < end:
+        if end - position < head:
+            raise RecordError(f"{end - position} bytes at {position} are too few for a record's head")
         length, kind, text_length, a, b, c, d = DOWN.unpack_from(frame, position)
+        stop = position + 4 + length
         text_at = position + head
         body_at = text_at + text_length
-        position += 4 + length
-        yield Down(kind, frame[text_at:body_at], a, b, c, d, frame[body_at:position])
+        if not body_at <= stop <= end:
+            rest = end - position - 4
+            raise RecordError(
+                f"the record at {position} says {length} bytes, {text_length} of text; has {rest}"
+            )
+        yield Down(kind, frame[text_at:body_at], a, b, c, d, frame[body_at:stop])
+        position = stop

@@ -47,6 +47,13 @@ class Ready:
 How = Literal["returned", "exit", "trap", "load-error", "memory", "failed"]
 """`returned` from `run`; `exit` by proc_exit; `failed`: the worker itself, not its guest."""
 
+STATUS: dict[How, int] = {"returned": 0, "trap": 70, "load-error": 65, "memory": 77, "failed": 71}
+"""Exit status of a worker that reports so; `exit` is missing, for its status is the guest's own code modulo 256.
+A report is believed when the status agrees. 65, 70 and 71 as in sysexits.h(3head)."""
+
+SEALING_FAILED = 97
+"""Exit status of a worker that could not seal itself; its guest was never read."""
+
 
 @dataclass(frozen=True)
 class Ended:

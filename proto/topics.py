@@ -89,7 +89,7 @@ def matches(pattern: Segments, topic: Segments) -> bool:
             return False
     elif len(topic) != len(pattern) or pattern[-1] != topic[-1]:
         return False
-    for i in range(fixed):
+    for i in range(fixed):  # noqa: SIM110 - a generator takes twice as long, and this runs for every grant
         if pattern[i] != topic[i] and pattern[i] != WILDCARD:
             return False
     return True

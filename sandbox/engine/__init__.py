@@ -1,7 +1,8 @@
 """The engine seam: one guest in this process, whichever engine runs it. In reading order:
 
 - `seam`: what an engine and a guest are, and the errors that leave them
-- `binary`: the WebAssembly binary format as far as we read and rewrite it: imports, exports, limits
+- `reader`: WebAssembly's binary format: numbers, names and sections
+- `binary`: a module as far as we read and rewrite it: imports, exports, limits
 - `shim`: a small module between guest and host that makes a host call cheap
 - `wasmer`: the default engine
 

@@ -1,23 +1,40 @@
-"""The WebAssembly binary format, as far as we read and rewrite it.
+"""A WebAssembly module as far as we read and rewrite it, before an engine sees it.
 
-Read, to refuse a module before an engine sees it: its imports, exports and their signatures. Rewritten, since
-wasmer has no limits of its own: the maxima of memories and tables, so that `memory.grow` and `table.grow`
-answer -1 at the manifest's limit. Source: WebAssembly Core Specification 2.0, chapter 5 (Binary Format).
+Read: its imports, exports and their signatures. Rewritten, since wasmer has no limits of its own: the maxima
+of memories and tables, so that `memory.grow` and `table.grow` answer -1 at the manifest's limit. Source:
+WebAssembly Core Specification 2.0, chapter 5 (Binary Format).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from capsuled.proto.abi import ValueType
-from capsuled.sandbox.engine.seam import ModuleRejected, Signature
+from capsuled.sandbox.engine.reader import (
+    CODE,
+    DATA,
+    DATA_COUNT,
+    EXPORT,
+    FUNCTION,
+    IMPORT,
+    MAGIC,
+    MEMORY,
+    TABLE,
+    TYPE,
+    Reader,
+    leb128,
+    sections,
+    shown,
+)
+from capsuled.sandbox.engine.seam import HostFunction, Imports, ModuleRejected, Signature
 
-MAGIC = b"\0asm\x01\0\0\0"
 PAGE = 64 * 1024
 MAX_PAGES = 65_536
+"""What 32 bits address: a maximum above it is malformed."""
+MAX_ELEMENTS = 0xFFFF_FFFF
 
-_TYPE, _IMPORT, _FUNCTION, _TABLE, _MEMORY, _EXPORT = 1, 2, 3, 4, 5, 7
 _FUNCTION_KIND, _TABLE_KIND, _MEMORY_KIND, _GLOBAL_KIND = range(4)
 KIND_NAMES = ("function", "table", "memory", "global")
 
@@ -30,6 +47,7 @@ _VALUE_TYPES: dict[int, str] = {
     0x70: "funcref",
     0x6F: "externref",
 }
+_REFERENCE_TYPES = (0x70, 0x6F)
 _FUNCTION_TYPE = 0x60
 _HAS_MAXIMUM = 0x01
 
@@ -57,63 +75,22 @@ class ModuleInfo:
     """Name to kind and, for functions, signature."""
 
 
+class _Limits(NamedTuple):
+    """Minimum and maximum of a memory in pages, or of a table in elements."""
+
+    minimum: int
+    maximum: int
+
+
 def signature_text(signature: AnySignature | Signature) -> str:
     """`(i32, i32) -> i32`"""
     params, results = signature
     return f"({', '.join(params)}) -> {', '.join(results) or '()'}"
 
 
-class _Reader:
-    """A cursor over bytes. Every read past the end is a `ModuleRejected`."""
-
-    def __init__(self, data: bytes, start: int = 0, end: int | None = None) -> None:
-        self.data = data
-        self.position = start
-        self.end = len(data) if end is None else end
-
-    def byte(self) -> int:
-        if self.position >= self.end:
-            raise ModuleRejected(f"cut off at byte {self.position}")
-        self.position += 1
-        return self.data[self.position - 1]
-
-    def take(self, length: int) -> bytes:
-        start = self.position
-        if length > self.end - start:
-            raise ModuleRejected(f"cut off at byte {start}: {length} bytes were to follow")
-        self.position += length
-        return self.data[start : self.position]
-
-    def u32(self) -> int:
-        """LEB128, 5 bytes at most."""
-        value = 0
-        for shift in range(0, 35, 7):
-            byte = self.byte()
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                if value >= 1 << 32:
-                    break
-                return value
-        raise ModuleRejected(f"a number before byte {self.position} does not fit 32 bits")
-
-    def name(self) -> str:
-        try:
-            return self.take(self.u32()).decode()
-        except UnicodeDecodeError as exc:
-            raise ModuleRejected(f"a name before byte {self.position} is not UTF-8") from exc
-
-
-def _sections(wasm: bytes) -> Iterator[tuple[int, int, int]]:
-    """Id, start and end of each section's content."""
-    if not wasm.startswith(MAGIC):
-        raise ModuleRejected("not a WebAssembly module of version 1: it begins otherwise")
-    reader = _Reader(wasm, len(MAGIC))
-    while reader.position < reader.end:
-        identity = reader.byte()
-        size = reader.u32()
-        start = reader.position
-        reader.take(size)
-        yield identity, start, start + size
+def value_code(name: ValueType) -> int:
+    """The byte of a value type."""
+    return {"i32": 0x7F, "i64": 0x7E}[name]
 
 
 def inspect(wasm: bytes) -> ModuleInfo:
@@ -124,82 +101,141 @@ def inspect(wasm: bytes) -> ModuleInfo:
     info = ModuleInfo()
     types: list[AnySignature] = []
     functions: list[int] = []  # type index of each function, imported ones first
-    for identity, start, end in _sections(wasm):
-        reader = _Reader(wasm, start, end)
-        if identity == _TYPE:
+    counts: dict[int, int] = {}  # entries of each section that another must agree with
+    for identity, start, end in sections(wasm):
+        reader = Reader(wasm, start, end)
+        if identity == TYPE:
             types = [_function_type(reader) for _ in range(reader.u32())]
-        elif identity == _IMPORT:
+        elif identity == IMPORT:
             for _ in range(reader.u32()):
                 info.imports.append(_import(reader, types, functions))
-        elif identity == _FUNCTION:
-            functions.extend(reader.u32() for _ in range(reader.u32()))
-        elif identity == _EXPORT:
+        elif identity == FUNCTION:
+            defined = [reader.u32() for _ in range(reader.u32())]
+            counts[FUNCTION] = len(defined)
+            functions += defined
+        elif identity == EXPORT:
             for _ in range(reader.u32()):
                 name, kind, index = reader.name(), _kind(reader), reader.u32()
+                if name in info.exports:
+                    raise ModuleRejected(f"it exports {shown(name)} twice")
                 signature = _signature(types, functions, index) if kind == _FUNCTION_KIND else None
                 info.exports[name] = (KIND_NAMES[kind], signature)
+        elif identity in (CODE, DATA, DATA_COUNT):
+            counts[identity] = reader.u32()
+            if identity != DATA_COUNT:
+                continue  # what the entries hold is the engine's to judge
+        else:
+            continue
+        reader.finish()
+    if counts.get(FUNCTION, 0) != counts.get(CODE, 0):
+        raise ModuleRejected(f"{counts.get(FUNCTION, 0)} functions with {counts.get(CODE, 0)} bodies")
+    if counts.get(DATA_COUNT, counts.get(DATA, 0)) != counts.get(DATA, 0):
+        raise ModuleRejected(f"{counts.get(DATA, 0)} data segments; announced are {counts[DATA_COUNT]}")
     return info
 
 
-def cap(wasm: bytes, memory_bytes: int, table_elements: int) -> bytes:
-    """The module with the maxima of its memories and tables lowered to the limits.
+def wanted(info: ModuleInfo, imports: Imports) -> dict[tuple[str, str], HostFunction]:
+    """The host functions that a module imports. Raises `ModuleRejected` and names the import that is none."""
+    found: dict[tuple[str, str], HostFunction] = {}
+    for each in info.imports:
+        name = f"{shown(each.name)} from {shown(each.module)}"
+        if each.signature is None:
+            raise ModuleRejected(f"it imports the {each.kind} {name}: only functions may be imported")
+        function = imports.get((each.module, each.name))
+        if function is None:
+            raise ModuleRejected(f"it imports the function {name}, which is not there")
+        if function.signature != each.signature:
+            raise ModuleRejected(
+                f"it imports the function {name} as {signature_text(each.signature)}; "
+                f"it is {signature_text(function.signature)}"
+            )
+        found[each.module, each.name] = function
+    return found
 
-    Raises `ModuleRejected` where a minimum is above its limit already.
+
+def cap(wasm: bytes, memory_bytes: int, table_elements: int) -> bytes:
+    """The module with the maxima of its memory and its tables lowered to the limits.
+
+    `table_elements` is for all tables together: what the minima leave of it is shared out evenly. Custom
+    sections, names among them, are left out. Raises `ModuleRejected` where a minimum is above its limit.
     """
+    # Names: wasmer copies a function's name into a backtrace once for each frame, 261 000 times when 8 MiB of
+    # stack overflow, so that a long one would need more memory than there is, and the process would abort.
     pages = min(MAX_PAGES, memory_bytes // PAGE)
     parts = [MAGIC]
-    for identity, start, end in _sections(wasm):
+    for identity, start, end in sections(wasm):
         content = wasm[start:end]
-        if identity == _MEMORY:
-            reader = _Reader(wasm, start, end)
-            count = reader.u32()
-            capped = (
-                _capped(reader, pages, f"memory {{}} pages of 64 KiB; the limit is {pages} ({memory_bytes} bytes)")
-                for _ in range(count)
-            )
-            content = leb128(count) + b"".join(capped)
-        elif identity == _TABLE:
-            reader = _Reader(wasm, start, end)
-            count = reader.u32()
-            content = leb128(count) + b"".join(
-                bytes((reader.byte(),))
-                + _capped(reader, table_elements, f"table {{}} elements; the limit is {table_elements}")
-                for _ in range(count)
-            )
+        if identity == MEMORY:
+            content = _capped_memory(Reader(wasm, start, end), pages, memory_bytes)
+        elif identity == TABLE:
+            content = _capped_tables(Reader(wasm, start, end), table_elements)
         parts += [bytes((identity,)), leb128(len(content)), content]
     return b"".join(parts)
 
 
-def leb128(value: int) -> bytes:
-    """An unsigned number."""
-    encoded = bytearray()
-    while True:
-        value, low = value >> 7, value & 0x7F
-        if not value:
-            encoded.append(low)
-            return bytes(encoded)
-        encoded.append(low | 0x80)
+def _capped_memory(reader: Reader, pages: int, memory_bytes: int) -> bytes:
+    count = reader.u32()
+    if count > 1:
+        raise ModuleRejected(f"it has {count} memories: one is supported")
+    memories = [_limits(reader, MAX_PAGES) for _ in range(count)]
+    reader.finish()
+    for minimum, _ in memories:
+        if minimum > pages:
+            limit = f"the limit is {pages} ({memory_bytes} bytes)"
+            raise ModuleRejected(f"it asks for a memory of {minimum} pages of 64 KiB; {limit}")
+    return _vector([_encoded(minimum, min(maximum, pages)) for minimum, maximum in memories])
 
 
-def _capped(reader: _Reader, limit: int, what: str) -> bytes:
+def _capped_tables(reader: Reader, limit: int) -> bytes:
+    tables = [(_reference_type(reader), _limits(reader, MAX_ELEMENTS)) for _ in range(reader.u32())]
+    reader.finish()
+    needed = sum(limits.minimum for _, limits in tables)
+    if needed > limit:
+        raise ModuleRejected(f"it asks for {needed} elements in its tables; the limit is {limit}")
+    share = (limit - needed) // len(tables) if tables else 0
+    return _vector(
+        [
+            bytes((kind,)) + _encoded(minimum, min(maximum, minimum + share))
+            for kind, (minimum, maximum) in tables
+        ]
+    )
+
+
+def _vector(entries: Sequence[bytes]) -> bytes:
+    return leb128(len(entries)) + b"".join(entries)
+
+
+def _encoded(minimum: int, maximum: int) -> bytes:
+    return bytes((_HAS_MAXIMUM,)) + leb128(minimum) + leb128(maximum)
+
+
+def _limits(reader: Reader, most: int) -> _Limits:
+    """`most` stands for a maximum that is not there."""
     flags = reader.byte()
     if flags > _HAS_MAXIMUM:
-        raise ModuleRejected(f"limits with flags {flags:#x}: shared and 64-bit memories are not supported")
+        raise ModuleRejected(f"limits with flags {flags:#x}: shared and 64-bit ones are not supported")
     minimum = reader.u32()
-    maximum = min(reader.u32(), limit) if flags else limit
-    if minimum > limit:
-        raise ModuleRejected("it asks for a " + what.format(f"of {minimum}"))
-    return bytes((_HAS_MAXIMUM,)) + leb128(minimum) + leb128(max(minimum, maximum))
+    maximum = reader.u32() if flags else most
+    if not minimum <= maximum <= most:
+        raise ModuleRejected(f"limits from {minimum} to {maximum}: they must rise, to {most} at most")
+    return _Limits(minimum, maximum)
 
 
-def _function_type(reader: _Reader) -> AnySignature:
+def _reference_type(reader: Reader) -> int:
+    kind = reader.byte()
+    if kind not in _REFERENCE_TYPES:
+        raise ModuleRejected(f"a table of type {kind:#x} is not supported")
+    return kind
+
+
+def _function_type(reader: Reader) -> AnySignature:
     form = reader.byte()
     if form != _FUNCTION_TYPE:
         raise ModuleRejected(f"a type of form {form:#x}: only function types are supported")
     return _value_types(reader), _value_types(reader)
 
 
-def _value_types(reader: _Reader) -> tuple[str, ...]:
+def _value_types(reader: Reader) -> tuple[str, ...]:
     types: list[str] = []
     for code in reader.take(reader.u32()):
         if code not in _VALUE_TYPES:
@@ -208,24 +244,23 @@ def _value_types(reader: _Reader) -> tuple[str, ...]:
     return tuple(types)
 
 
-def _import(reader: _Reader, types: list[AnySignature], functions: list[int]) -> Import:
+def _import(reader: Reader, types: list[AnySignature], functions: list[int]) -> Import:
     module, name, kind = reader.name(), reader.name(), _kind(reader)
     signature = None
     if kind == _FUNCTION_KIND:
         functions.append(reader.u32())
         signature = _signature(types, functions, len(functions) - 1)
     elif kind == _GLOBAL_KIND:
-        reader.take(2)
+        reader.take(2)  # its type, and whether it may change
+    elif kind == _TABLE_KIND:
+        _reference_type(reader)
+        _limits(reader, MAX_ELEMENTS)
     else:
-        if kind == _TABLE_KIND:
-            reader.byte()
-        if reader.byte() & _HAS_MAXIMUM:
-            reader.u32()
-        reader.u32()
+        _limits(reader, MAX_PAGES)
     return Import(module, name, KIND_NAMES[kind], signature)
 
 
-def _kind(reader: _Reader) -> int:
+def _kind(reader: Reader) -> int:
     kind = reader.byte()
     if kind >= len(KIND_NAMES):
         raise ModuleRejected(f"an import or export of kind {kind:#x} is not supported")
@@ -236,8 +271,3 @@ def _signature(types: list[AnySignature], functions: list[int], index: int) -> A
     if index >= len(functions) or functions[index] >= len(types):
         raise ModuleRejected(f"the function {index} is named and not there")
     return types[functions[index]]
-
-
-def value_code(name: ValueType) -> int:
-    """The byte of a value type."""
-    return {"i32": 0x7F, "i64": 0x7E}[name]

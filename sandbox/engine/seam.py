@@ -58,7 +58,9 @@ class OutOfBounds(Exception):
 class HostFunction:
     """One function for the guest: `call` gets unsigned integers and returns one that fits its result.
 
-    It must not raise: an exception that crosses an engine leaves it in an unknown state.
+    A signed result may be given as it is; a function without a result returns 0. What it raises leaves
+    `Guest.call` unchanged and is the end of the guest, so a refusal is a result. It may also end the
+    process, as WASI's `proc_exit` does: then nothing crosses the engine.
     """
 
     signature: Signature
@@ -75,7 +77,7 @@ class GuestLimits:
 
     memory_bytes: int
     table_elements: int = 100_000
-    """Tables are outside of linear memory: 8 bytes an element."""
+    """For all tables together. They are outside of linear memory: 8 bytes an element."""
 
 
 class GuestMemory(Protocol):
@@ -93,15 +95,28 @@ class GuestMemory(Protocol):
         """Raise `OutOfBounds` when the range leaves the memory."""
         ...
 
+    def size(self) -> int:
+        """Bytes of it now, as the guest has grown it."""
+        ...
+
 
 class Guest(Protocol):
     """An instance of a module."""
 
-    memory: GuestMemory
+    @property
+    def memory(self) -> GuestMemory:
+        """What the module exports as `memory`. While a start section runs, every range is out of bounds."""
+        ...
+
+    @property
+    def host_calls(self) -> int:
+        """Host calls so far, the one that is running and those of the start section included."""
+        ...
 
     def call(self, export: str) -> None:
-        """Run an exported function of no parameters to its end. Raises `GuestTrap`.
+        """Run an exported function of no parameters to its end; what it returns is dropped.
 
+        Raises `ModuleRejected` where there is no such function, `GuestTrap`, and what a host function raised.
         After any exception the process may only report and exit.
         """
         ...
@@ -110,12 +125,17 @@ class Guest(Protocol):
 class Engine(Protocol):
     """One engine. Everything of it must be made and used in one thread."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """As a manifest names it."""
+        ...
 
     def instantiate(self, wasm: bytes, imports: Imports, limits: GuestLimits) -> Guest:
-        """Compile `wasm`, which `binary.inspect` has passed, and instantiate it. Raises `EngineError`.
+        """Compile `wasm` and instantiate it. Raises `EngineError`, and what a host function raised.
 
-        Only the imports that the module names are bound. Its start section, if any, runs in here.
+        Only the imports that the module names are bound. One that is not there, has another signature or is
+        no function is a `ModuleRejected`; so is a module that does not export its memory as `memory`. Its
+        start section, if any, runs in here.
         """
         ...
 

@@ -6,16 +6,22 @@ greenlet that the main one resumes from *inside* a wasmer function called from P
 guest's is then open. Every `DRAIN_CALLS` host calls the guest's greenlet switches to the main one, which
 returns from that function (its pool closes, all in it is freed), calls it again and switches back.
 
-*Traps.* After a trap the greenlets' bookkeeping and the engine may be off, so nothing goes on after one: the
-caller reports and exits. That is also why host functions never raise.
+*Traps.* wasmer tells a trap as a `RuntimeError` with a text, and passes on a host function's exception as the
+same object, which may be a `RuntimeError` too: so what a host function raised is remembered, and never taken
+for a trap. After either the engine may be damaged and nothing goes on: the caller reports and exits.
+
+*What it leaves behind.* A backtrace has a line for each frame: 15 MB after a stack overflow. It is cut before
+anything keeps it. How deep a stack can be is `RLIMIT_STACK`'s to say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
 
+from capsuled.proto import abi
 from capsuled.sandbox.engine import binary, shim
+from capsuled.sandbox.engine.reader import shown
 from capsuled.sandbox.engine.seam import (
     EngineUnavailable,
     GuestLimits,
@@ -32,26 +38,37 @@ try:
     from greenlet import getcurrent, greenlet
     from wasmer_compiler_cranelift import Compiler
 except ImportError as exc:  # on other Pythons PyPI's wasmer is a stub that fails like this
-    raise EngineUnavailable(f"cannot run wasmer: its binding needs CPython 3.10 on x86-64 ({exc})") from exc
+    raise EngineUnavailable(
+        f"cannot run wasmer: its binding needs CPython 3.10 on x86-64 ({exc}); install capsuled there"
+    ) from exc
 
 DRAIN_CALLS = 1_000
 """Host calls between two drains: each keeps 8 bytes until then, and the switch costs nothing measurable."""
 
+MAX_BACKTRACE = 4096
+"""Characters kept of a trap's backtrace: the innermost frames, about a hundred, tell where it was."""
+
+_MAX_MESSAGE = 500
+"""Characters of the engine's own texts in a message: they may repeat names of any length from the module."""
+
 _MASK = 0xFFFF_FFFF_FFFF_FFFF
 
-_TRAPS: tuple[tuple[str, TrapKind], ...] = (
-    ("unreachable", "unreachable"),
-    ("out of bounds memory access", "memory"),
-    ("misaligned", "memory"),
-    ("integer divide by zero", "divide"),
-    ("integer overflow", "overflow"),
-    ("invalid conversion to integer", "conversion"),
-    ("indirect call type mismatch", "indirect-call"),
-    ("uninitialized element", "indirect-call"),
-    ("undefined element", "indirect-call"),
-    ("out of bounds table access", "indirect-call"),
-    ("call stack exhausted", "stack"),
-)
+_PREFIX = "RuntimeError: "
+_TRAPS: dict[str, TrapKind] = {
+    "unreachable": "unreachable",
+    "out of bounds": "memory",
+    "out of bounds memory access": "memory",
+    "misaligned heap": "memory",
+    "unaligned atomic access": "memory",
+    "integer divide by zero": "divide",
+    "integer overflow": "overflow",
+    "invalid conversion to integer": "conversion",
+    "indirect call type mismatch": "indirect-call",
+    "uninitialized element": "indirect-call",
+    "undefined element: out of bounds table access": "indirect-call",
+    "call stack exhausted": "stack",
+}
+"""All messages of wasmer 2.1's trap codes: a trap's first line is one of them, whole."""
 
 
 class WasmerMemory:
@@ -87,6 +104,9 @@ class WasmerMemory:
         if pointer + length > self._size:
             raise OutOfBounds(f"{length} bytes at {pointer} leave the memory, which has {self._size}")
 
+    def size(self) -> int:
+        return 0 if self._memory is None else int(self._memory.data_size)
+
     def _refresh(self) -> None:
         self._view = memoryview(self._memory.buffer)
         self._size = len(self._view)
@@ -95,21 +115,44 @@ class WasmerMemory:
 class WasmerGuest:
     """An instance, and the greenlet that it runs in."""
 
-    def __init__(self, store: Any) -> None:
+    def __init__(self, store: Any, info: binary.ModuleInfo) -> None:
         self.memory = WasmerMemory()
         self._store = store
-        self._main = getcurrent()
+        self._info = info
+        # wasmer frees an instance with its Python object, though its exports are in use: a crash, measured.
+        self._kept: list[Any] = []
         self._exports: Any = None
+        self._main = getcurrent()
         self._left = DRAIN_CALLS
+        self._drains = 0
+        self._raised: BaseException | None = None
 
-    def bind(self, instance: Any) -> None:
-        self._exports = instance.exports
-        self.memory.bind(instance.exports.memory)
+    @property
+    def host_calls(self) -> int:
+        return (self._drains + 1) * DRAIN_CALLS - self._left
 
     def call(self, export: str) -> None:
-        self.run(getattr(self._exports, export))
+        kind, signature = self._info.exports.get(export, ("", None))
+        if kind != "function" or signature is None or signature[0]:
+            raise ModuleRejected(f"it exports no function {shown(export)} without parameters")
+        self._run(getattr(self._exports, export))
 
-    def run(self, function: Callable[[], object]) -> None:
+    def keep(self, instance: Any) -> None:
+        """Hold an instance for as long as this guest."""
+        self._kept.append(instance)
+
+    def start(self, module: Any, imports: Mapping[str, Mapping[str, Any]]) -> None:
+        """Make the instance, which runs its start section. Before, only `host` may be used."""
+
+        def make() -> None:
+            instance = wasmer.Instance(module, imports)
+            self.keep(instance)
+            self._exports = instance.exports
+            self.memory.bind(getattr(self._exports, abi.MEMORY_EXPORT))
+
+        self._run(make)
+
+    def _run(self, function: Callable[[], object]) -> None:
         """Run `function` in a greenlet of its own, drained as the module's docstring says."""
         guest = greenlet(function)
 
@@ -118,43 +161,66 @@ class WasmerGuest:
 
         resume_in_pool = wasmer.Function(self._store, resume, wasmer.FunctionType([], []))
         self._main = getcurrent()
+        trap: GuestTrap | ModuleRejected | None = None
         try:
             while not guest.dead:
                 resume_in_pool()
         except RuntimeError as exc:
-            raise _trap(exc) from exc
+            if exc is self._raised:
+                raise
+            trap = _trap(exc)
+        if self._raised is not None:  # GreenletExit ends a greenlet as if it had returned
+            raise self._raised
+        if trap is not None:
+            raise trap  # here, so that it does not hold the exception with the whole backtrace
 
     def host(self, function: HostFunction, arguments: memoryview) -> Callable[[], None]:
-        """The zero-argument function that the shim calls: arguments from its memory, the result back."""
+        """The zero-argument function that the shim calls: arguments from its memory, the result back.
+
+        It is counted first, so that a call in progress counts, and drained last, with the result in place.
+        """
         call, count = function.call, len(function.signature[0])
         if count == 0:
 
             def enter() -> None:
-                arguments[0] = call() & _MASK
-                self._left -= 1
-                if not self._left:
+                self._left = left = self._left - 1
+                try:
+                    arguments[0] = call() & _MASK
+                except BaseException as exc:
+                    self._fail(exc)
+                if not left:
                     self._drain()
         elif count == 4:  # publishing and receiving
 
             def enter() -> None:
-                arguments[0] = call(arguments[0], arguments[1], arguments[2], arguments[3]) & _MASK
-                self._left -= 1
-                if not self._left:
+                self._left = left = self._left - 1
+                try:
+                    arguments[0] = call(arguments[0], arguments[1], arguments[2], arguments[3]) & _MASK
+                except BaseException as exc:
+                    self._fail(exc)
+                if not left:
                     self._drain()
         else:
 
             def enter() -> None:
-                arguments[0] = call(*arguments[:count].tolist()) & _MASK
-                self._left -= 1
-                if not self._left:
+                self._left = left = self._left - 1
+                try:
+                    arguments[0] = call(*arguments[:count].tolist()) & _MASK
+                except BaseException as exc:
+                    self._fail(exc)
+                if not left:
                     self._drain()
 
         return enter
 
+    def _fail(self, exc: BaseException) -> NoReturn:
+        self._raised = exc
+        raise exc
+
     def _drain(self) -> None:
+        self._drains += 1
         self._left = DRAIN_CALLS
-        if getcurrent() is not self._main:  # it is while the module's start section runs
-            self._main.switch()
+        self._main.switch()
 
 
 class WasmerEngine:
@@ -163,64 +229,49 @@ class WasmerEngine:
     name = "wasmer"
 
     def instantiate(self, wasm: bytes, imports: Imports, limits: GuestLimits) -> WasmerGuest:
+        info = binary.inspect(wasm)
+        functions = binary.wanted(info, imports)
+        if info.exports.get(abi.MEMORY_EXPORT, ("", None))[0] != "memory":
+            raise ModuleRejected(f"it exports no memory as '{abi.MEMORY_EXPORT}'")
         capped = binary.cap(wasm, limits.memory_bytes, limits.table_elements)
-        wanted = [(each.module, each.name) for each in binary.inspect(wasm).imports]
-        functions = {key: imports[key] for key in wanted}
         store = wasmer.Store(wasmer.engine.Universal(Compiler))
-        guest = WasmerGuest(store)
         try:
-            bound = self._bind(store, guest, functions)
             module = wasmer.Module(store, capped)
         except RuntimeError as exc:
             raise ModuleRejected(f"the engine rejects it: {_first_line(exc)}") from exc
-
-        def start() -> None:
-            guest.bind(wasmer.Instance(module, bound))
-
-        try:
-            start()
-        except RuntimeError as exc:
-            text = _first_line(exc)
-            if any(text.startswith(prefix) for prefix in ("Insufficient", "Link", "Error while importing")):
-                raise ModuleRejected(f"the engine rejects it: {text}") from exc
-            raise _trap(exc) from exc
+        guest = WasmerGuest(store, info)
+        guest.start(module, _bind(store, guest, functions))
         return guest
 
-    def _bind(
-        self, store: Any, guest: WasmerGuest, functions: dict[tuple[str, str], HostFunction]
-    ) -> dict[str, dict[str, Any]]:
-        """The guest's imports: exports of a shim whose own imports are our host functions."""
-        if not functions:
-            return {}
-        module = wasmer.Module(store, shim.build([each.signature for each in functions.values()]))
-        # The shim's memory exists only once the shim does, and the shim needs its imports first.
-        entries: list[Callable[[], None]] = []
-        hosts = {
-            str(i): wasmer.Function(store, _late(entries, i), wasmer.FunctionType([], []))
-            for i in range(len(functions))
-        }
-        instance = wasmer.Instance(module, {shim.HOST: hosts})
-        arguments = memoryview(getattr(instance.exports, shim.MEMORY).buffer).cast("B").cast("Q")
-        entries += [guest.host(each, arguments) for each in functions.values()]
-        bound: dict[str, dict[str, Any]] = {}
-        for i, (module_name, name) in enumerate(functions):
-            bound.setdefault(module_name, {})[name] = getattr(instance.exports, str(i))
-        return bound
+
+def _bind(
+    store: Any, guest: WasmerGuest, functions: Mapping[tuple[str, str], HostFunction]
+) -> dict[str, dict[str, Any]]:
+    """The guest's imports: exports of a shim whose own imports are our host functions."""
+    if not functions:
+        return {}
+    module = wasmer.Module(store, shim.build([each.signature for each in functions.values()]))
+    memory = wasmer.Memory(store, wasmer.MemoryType(shim.PAGES, shim.PAGES, False))
+    arguments = memoryview(memory.buffer).cast("B").cast("Q")
+    hosts: dict[str, Any] = {
+        str(i): wasmer.Function(store, guest.host(each, arguments), wasmer.FunctionType([], []))
+        for i, each in enumerate(functions.values())
+    }
+    instance = wasmer.Instance(module, {shim.HOST: {**hosts, shim.MEMORY: memory}})
+    guest.keep(instance)
+    bound: dict[str, dict[str, Any]] = {}
+    for i, (module_name, name) in enumerate(functions):
+        bound.setdefault(module_name, {})[name] = getattr(instance.exports, str(i))
+    return bound
 
 
-def _late(entries: list[Callable[[], None]], i: int) -> Callable[[], None]:
-    return lambda: entries[i]()
-
-
-def _trap(exc: RuntimeError) -> GuestTrap:
-    """wasmer tells a trap as text: the first line says which."""
-    text = str(exc)
-    first = _first_line(exc).lower()
-    for sign, kind in _TRAPS:
-        if sign in first:
-            return GuestTrap(kind, _first_line(exc), text)
-    return GuestTrap("unknown", _first_line(exc), text)
+def _trap(exc: RuntimeError) -> GuestTrap | ModuleRejected:
+    """Which trap it is, by its first line. What is no trap comes before the guest's first instruction."""
+    first = _first_line(exc)
+    if not str(exc).startswith(_PREFIX):
+        return ModuleRejected(f"the engine cannot start it: {first}")
+    return GuestTrap(_TRAPS.get(first, "unknown"), first, str(exc)[:MAX_BACKTRACE])
 
 
 def _first_line(exc: BaseException) -> str:
-    return str(exc).partition("\n")[0].removeprefix("RuntimeError: ")
+    return str(exc).partition("\n")[0].removeprefix(_PREFIX)[:_MAX_MESSAGE]

@@ -184,6 +184,7 @@ class Loop:
             case "configure":
                 self._settings = protocol.settings_of(message)
                 self._router.epoch = self._settings.epoch
+                self._router.seq = self._settings.epoch << 40
             case "attach":
                 self._attach(message)
             case "begin":
@@ -194,6 +195,8 @@ class Loop:
                 self._detach(message["index"])
             case "figures":
                 self._figures(message["request"])
+            case "ping":
+                self._tell({"op": "pong", "epoch": self._router.epoch})
             case "stop":
                 self._stopping = True
             case other:

@@ -201,5 +201,8 @@ def _ledger(entries: Sequence[JsonObject]) -> None:
     # The columns are those that the supervisor sends, in its order: it may count more one day.
     columns = list(dict.fromkeys(key for entry in entries for key in entry))
     if columns:
-        render.table(columns, [[entry.get(key) for key in columns] for entry in entries])
+        render.table(
+            [render.text(column) for column in columns],
+            [[entry.get(key) for key in columns] for entry in entries],
+        )
         print()

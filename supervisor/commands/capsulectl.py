@@ -11,11 +11,12 @@ With several names it is the highest of theirs.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from capsuled.proto.control import Exit
 from capsuled.supervisor.commands import asking, following
@@ -34,6 +35,7 @@ INTERRUPTED = 128 + signal.SIGINT
 def main(argv: Sequence[str] | None = None) -> int:
     given = parser().parse_args(argv)
     command: Command = given.command
+    _print_any_letter(sys.stdout)
     try:
         code = command(Client(given.socket or socket_path(os.environ, os.getuid())), given)
         sys.stdout.flush()
@@ -49,11 +51,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+def _print_any_letter(out: TextIO) -> None:
+    # A guest's message may have letters that the terminal's encoding does not: no reason to fail.
+    if isinstance(out, io.TextIOWrapper):
+        out.reconfigure(errors="backslashreplace")
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     summary, _, epilog = (__doc__ or "").partition("\n\n")
     raw = argparse.RawDescriptionHelpFormatter
-    top = argparse.ArgumentParser("capsulectl", description=summary, epilog=epilog, formatter_class=raw)
+    # No abbreviations, here and below: one that a script uses is ambiguous after the next option.
+    top = argparse.ArgumentParser(
+        "capsulectl", description=summary, epilog=epilog, formatter_class=raw, allow_abbrev=False
+    )
     top.set_defaults(json=False, socket=None)
     _common(top)
     commands = top.add_subparsers(metavar="COMMAND", required=True)
@@ -69,11 +80,11 @@ def _asking(commands: Commands) -> None:
     one.add_argument("name", nargs="?", metavar="NAME")
     _add(commands, "list", asking.list_capsules, "all capsules")
     for verb, summary in (
-        ("start", "want it up"),
+        ("start", "want it up; one that has failed needs reset-failed"),
         ("stop", "want it down; cancelled first, killed at the end of its stop_timeout"),
         ("restart", "stop it, then start it"),
-        ("kill", "kill its process now; its restart policy decides what follows"),
-        ("reset-failed", "forget its failures, so that it may start again"),
+        ("kill", "kill its process now, and want it down"),
+        ("reset-failed", "forget its failures; it starts again when it is wanted up"),
     ):
         act = _add(commands, verb, asking.act, summary)
         act.set_defaults(verb=verb)
@@ -114,7 +125,7 @@ def _following(commands: Commands) -> None:
 
 
 def _add(commands: Commands, name: str, command: Command | None, summary: str) -> argparse.ArgumentParser:
-    added = commands.add_parser(name, help=summary, description=summary)
+    added = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
     if command is not None:
         added.set_defaults(command=command)
         _common(added)

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import socket
+import struct
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple, cast
@@ -19,6 +20,9 @@ ANSWER_SECONDS = 30.0
 
 GRACE_SECONDS = 5.0
 """On top of the time that a request waits in the supervisor, whose own answer "timed out" says more."""
+
+CONNECT_SECONDS = 5.0
+"""For a place in the supervisor's backlog; one that accepts nobody for so long is stopped or stuck."""
 
 AT_ONCE = 16
 """Connections that one command opens at once: a quarter of what the supervisor gives to all."""
@@ -149,8 +153,11 @@ class _UnixConnection(http.client.HTTPConnection):
         """Kept apart, since http.client forgets its socket when an answer ends the connection."""
 
     def connect(self) -> None:
-        self.opened.settimeout(self.timeout)
+        # Blocking, with a limit of the kernel's: with a timeout of Python's, connect(2) would not wait for a
+        # place in the supervisor's backlog but fail at once, and without any it would wait for ever.
+        self.opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(CONNECT_SECONDS))
         self.opened.connect(self._path)
+        self.opened.settimeout(self.timeout)
         self.sock = self.opened
 
     def close(self) -> None:
@@ -201,7 +208,8 @@ class _Pending:
     def _unreachable(self, exc: OSError) -> CannotAsk:
         if isinstance(exc, (BlockingIOError, TimeoutError)):
             return CannotAsk(
-                f"cannot get through to the supervisor at {self._path}: it accepts no connection: is it stopped?",
+                f"cannot get through to the supervisor at {self._path}: it accepts no connection: "
+                "is it stopped, or busy?",
                 Exit.FAILED,
             )
         if isinstance(exc, PermissionError):
@@ -214,6 +222,11 @@ class _Pending:
             "start capsuled, or name its socket with --socket or CAPSULED_SOCKET",
             Exit.NO_SUPERVISOR,
         )
+
+
+def _timeval(seconds: float) -> bytes:
+    # `struct timeval` of socket(7): seconds and microseconds.
+    return struct.pack("@ll", *divmod(round(seconds * 1_000_000), 1_000_000))
 
 
 def _read(response: http.client.HTTPResponse) -> Answer:

@@ -39,9 +39,10 @@ def table(columns: Sequence[str], rows: Sequence[Row]) -> None:
 
 def facts(value: JsonObject) -> None:
     """``key: value`` for each member, lists and objects in one line each."""
-    width = max(map(len, value), default=0) + 1
-    for key, member in value.items():
-        print(f"{key + ':':<{width}} {text(member)}")
+    names = [text(key) for key in value]
+    width = max(map(len, names), default=0) + 1
+    for name, member in zip(names, value.values(), strict=True):
+        print(f"{name + ':':<{width}} {text(member)}")
 
 
 def text(value: Json) -> str:

@@ -34,7 +34,11 @@ class BadParameter(Refused):
 
 
 class NotPermitted(Refused):
-    """A peer without the level that the route asks for, or without any."""
+    """A peer without the level that the route asks for."""
+
+
+class NoLevel(NotPermitted):
+    """A peer without any level."""
 
 
 class NoSuchRoute(Refused):
@@ -84,6 +88,7 @@ class Refusal(NamedTuple):
 REFUSALS: dict[type[Refused], Refusal] = {
     Malformed: Refusal(HTTPStatus.BAD_REQUEST, "malformed-request"),
     BadParameter: Refusal(HTTPStatus.BAD_REQUEST, "bad-parameter"),
+    NoLevel: Refusal(HTTPStatus.UNAUTHORIZED, "not-permitted"),
     NotPermitted: Refusal(HTTPStatus.FORBIDDEN, "not-permitted"),
     NoSuchRoute: Refusal(HTTPStatus.NOT_FOUND, "no-such-route"),
     NoSuchCapsule: Refusal(HTTPStatus.NOT_FOUND, "no-such-capsule"),

@@ -32,6 +32,16 @@ STALLED_SECONDS = 300.0
 """For a follower to take one piece of a stream. Longer than for an answer, because a paused terminal or
 pager is no fault: it loses events, is told how many, and goes on. After that it gives up its place."""
 
+REFUSED = 64
+"""Peers that are given time to notice at once that they were refused; beyond them none is waited for."""
+
+REFUSED_SECONDS = 1.0
+"""For a peer that was refused at accept to send its request. One that finds us gone before it sends, as
+curl does now and then, reports that nobody is there, and not what it was told."""
+
+LOOKUPS = 8
+"""Threads that look up groups at once. One that hangs keeps its thread, also after its peer was refused."""
+
 GROUPS_SECONDS = 5.0
 """To look up a peer's groups, which a directory service on the network may have to answer."""
 
@@ -47,4 +57,5 @@ class Limits:
     idle: float = IDLE_SECONDS
     write: float = WRITE_SECONDS
     stalled: float = STALLED_SECONDS
+    refused: float = REFUSED_SECONDS
     groups: float = GROUPS_SECONDS

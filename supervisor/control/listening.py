@@ -45,8 +45,7 @@ def control_socket(path: Path, groups: Collection[int] = ()) -> Generator[trio.S
     _make_folder(path.parent, bool(groups))
     with _lock(path):
         _remove_stale(path)
-        with _doing(f"bind {path}"):
-            sock = _bound(path, groups)
+        sock = _bound(path, groups)
         mark = path.lstat()
         try:
             yield trio.SocketListener(trio.socket.from_stdlib_socket(sock))
@@ -142,16 +141,32 @@ def _bound(path: Path, groups: Collection[int]) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
-        sock.bind(os.fspath(path))
-        if len(groups) == 1:
-            os.chown(path, -1, next(iter(groups)))
-        os.chmod(path, OPEN_SOCKET if len(groups) > 1 else GROUP_SOCKET if groups else PRIVATE_SOCKET)
-        # Last: until now connecting is refused, so that the umask's mode never counts.
-        sock.listen(BACKLOG)
-    except OSError:
+        with _doing(f"bind {path}"):
+            sock.bind(os.fspath(path))
+        try:
+            _let_in(path, groups)
+            # Last: until now connecting is refused, so that the umask's mode never counts.
+            sock.listen(BACKLOG)
+        except BaseException:
+            path.unlink()
+            raise
+    except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _let_in(path: Path, groups: Collection[int]) -> None:
+    if len(groups) == 1:
+        gid = next(iter(groups))
+        try:
+            os.chown(path, -1, gid)
+        except OSError as exc:
+            raise CannotListen(
+                f"cannot give {path} to group {gid}: {exc.strerror}: run the supervisor as root or as "
+                "a member of that group, or configure no group"
+            ) from exc
+    path.chmod(OPEN_SOCKET if len(groups) > 1 else GROUP_SOCKET if groups else PRIVATE_SOCKET)
 
 
 def _remove_own(path: Path, mark: os.stat_result) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from capsuled.supervisor.control import errors, shapes
-from capsuled.supervisor.control.errors import MethodNotAllowed
+from capsuled.supervisor.control.errors import MethodNotAllowed, NoLevel
 from capsuled.supervisor.control.operations import Refused
 from capsuled.supervisor.control.streams import Follower
 
@@ -36,4 +36,7 @@ def refusal(refused: Refused) -> Answer:
     headers: tuple[tuple[str, str], ...] = ()
     if isinstance(refused, MethodNotAllowed):
         headers = (("Allow", ", ".join(refused.allowed)),)
+    elif isinstance(refused, NoLevel):
+        # RFC 9110 wants a challenge in each 401. No registered scheme is meant: the kernel has answered it.
+        headers = (("WWW-Authenticate", "Peer-Credentials"),)
     return Answer(errors.status(refused), errors.body(refused), headers=headers)

@@ -27,10 +27,15 @@ class Verb(str, Enum):
     """What an operator does to a capsule."""
 
     START = "start"
+    """Want it up."""
     STOP = "stop"
+    """Want it down: cancelled first, killed at the end of its `stop_timeout`."""
     RESTART = "restart"
+    """Stop it, then start it."""
     KILL = "kill"
+    """Want it down, with SIGKILL and at once; the exit's reason is `killed-by-operator`."""
     RESET = "reset-failed"
+    """Forget its failures; one that has failed and is wanted up starts again."""
 
 
 class ActResult(NamedTuple):
@@ -98,9 +103,11 @@ class Operations(Protocol):
         Idempotent: to start what is up is no error. Without `wait` it returns when the change is recorded,
         with `done` false. `timeout` is in seconds; None waits until the outcome is known.
 
-        It is cancelled when the peer hangs up, and that ends the waiting only, never the change.
+        It is cancelled when the peer hangs up, and that ends the waiting only, never the change: the change
+        is recorded before the first checkpoint.
 
-        Raises `WaitTimedOut`, `Failed`, `Conflict`, `ShuttingDown`.
+        Raises `WaitTimedOut`, `Failed`, `Conflict`, `ShuttingDown`. To start what has failed is a `Conflict`
+        that says to use ``reset-failed``.
         """
         ...
 

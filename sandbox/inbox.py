@@ -1,0 +1,256 @@
+"""What the guest has subscribed to and received: handles, their queues, and who gets which message.
+
+A rule: no socket, no clock. It demultiplexes by the same matcher that the backbone routes with, since one
+message comes over the edge once, however many handles of this capsule it is for.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from capsuled.proto import envelopes, payloads, topics
+from capsuled.proto.ledger import MAX_SUBSCRIPTIONS
+from capsuled.proto.order import Interceptor
+from capsuled.proto.records import Down
+from capsuled.proto.refusals import Errno, Refusal
+from capsuled.proto.subscriptions import Subscriptions
+from capsuled.proto.topics import Segments
+from capsuled.sandbox.subscription import Message, Subscription
+
+MAX_HANDLE = 0x7FFF_FFFF
+"""Handles are positive i32."""
+
+MAX_TOPICS = 1024
+"""Topics whose subscriptions are remembered; a publisher of ever new topics costs a look-up each."""
+
+HISTORY_MESSAGES = 4096
+"""Deliveries that the guest can name as a cause: the backbone remembers as many of what it sent."""
+
+EPOCH_SHIFT = 40
+"""A sequence number says its epoch in the bits above these: the backbone's first is `epoch << 40`."""
+
+
+class ClosedCounts:
+    """Sums over the subscriptions that the guest has ended, in this epoch."""
+
+    __slots__ = ("carried", "delivered", "dropped", "left", "received")
+
+    def __init__(self) -> None:
+        self.received = self.delivered = self.dropped = self.left = self.carried = 0
+
+
+class Inbox:
+    """The subscriptions of one capsule."""
+
+    def __init__(self, queue_messages: int, queue_bytes: int, total_bytes: int) -> None:
+        self._queue_messages = queue_messages
+        self._queue_bytes = queue_bytes
+        self._total_bytes = total_bytes
+        """Bound of all queues together: they share the memory of one process."""
+        self._bytes = 0
+        self.handles: dict[int, Subscription] = {}
+        self._closing: dict[int, Subscription] = {}
+        self._table: Subscriptions[Subscription] = Subscriptions()
+        self._by_topic: dict[bytes, tuple[Subscription, ...]] = {}
+        self._origins: dict[int, bytes] = {}
+        self._free_rows = list(range(MAX_SUBSCRIPTIONS - 1, -1, -1))
+        self._next_handle = 1
+        self._history: deque[list[Message]] = deque()
+        self._history_size = 0
+        self.epoch = 0
+        self.received = 0
+        """Messages read from the edge in this epoch."""
+        self.malformed = 0
+        self.closed = ClosedCounts()
+        self.changed: dict[Subscription, None] = {}
+        """Subscriptions whose counts differ from what the ledger page says."""
+
+    # ── the guest's side ─────────────────────────────────────────────────────────────────────────
+
+    def open_runtime(self, interceptors: Iterable[Interceptor]) -> None:
+        """Open what the manifest subscribes; the backbone was told by the supervisor, and needs no asking."""
+        for each in interceptors:
+            pattern = topics.split_subscribable(each.pattern)
+            self._open(each.handle, each.pattern, pattern, runtime_owned=True).since = 0
+            self._next_handle = max(self._next_handle, each.handle + 1)
+
+    def open(self, text: str, pattern: Segments) -> Subscription:
+        """A new subscription, not acknowledged yet. Raises `Refusal` when there are too many."""
+        if not self._free_rows:
+            raise Refusal(
+                Errno.MFILE, f"cannot subscribe to '{text}': {MAX_SUBSCRIPTIONS} subscriptions are the most"
+            )
+        handle = self._next_handle
+        while handle in self.handles or handle in self._closing:
+            handle = handle + 1 if handle < MAX_HANDLE else 1
+        self._next_handle = handle + 1 if handle < MAX_HANDLE else 1
+        return self._open(handle, text, pattern, runtime_owned=False)
+
+    def get(self, handle: int) -> Subscription:
+        """Raises `Refusal` for a handle that is not open."""
+        found = self.handles.get(handle)
+        if found is None:
+            raise Refusal(Errno.BADF, f"there is no subscription {handle}")
+        return found
+
+    def close(self, handle: int) -> None:
+        """End a subscription; what it has queued is gone. Raises `Refusal`."""
+        found = self.handles.get(handle)
+        if found is not None and found.runtime_owned:
+            raise Refusal(Errno.PERM, f"the runtime owns the subscription {handle}: it ends with the capsule")
+        subscription = self.get(handle)
+        del self.handles[handle]
+        self._closing[handle] = subscription
+        subscription.closed = True
+        closed = self.closed
+        closed.received += subscription.received
+        closed.delivered += subscription.delivered
+        closed.dropped += subscription.dropped
+        closed.carried += subscription.carried
+        closed.left += len(subscription.queue)
+        self._bytes -= subscription.bytes
+        subscription.queue.clear()
+        self.changed[subscription] = None
+
+    def take(self, subscription: Subscription, cap: int) -> bytes:
+        """The envelope of what waits and fits. Raises `Refusal` (nobufs)."""
+        before = subscription.bytes
+        messages, envelope = subscription.take(cap)
+        self._bytes -= before - subscription.bytes
+        self.changed[subscription] = None
+        if messages:
+            self._remember(messages)
+        return envelope
+
+    def was_delivered(self, seq: int) -> bool:
+        """Whether the guest has got that message, lately enough to name it as a cause."""
+        return any(message.seq == seq for batch in reversed(self._history) for message in batch)
+
+    # ── the backbone's side ──────────────────────────────────────────────────────────────────────
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Another backbone speaks: its counts begin at nothing, and so do ours that are compared with them."""
+        self.epoch = epoch
+        self.received = 0
+        self.closed = ClosedCounts()
+        self._origins = {}
+        for subscription in self.handles.values():
+            subscription.begin_epoch()
+            self.changed[subscription] = None
+
+    def introduce(self, record: Down) -> None:
+        """An origin, before its first message: its part of every envelope is encoded once, here."""
+        self._origins[record.a] = envelopes.source_part(record.text, record.body[:16], record.body[16:])
+
+    def acknowledge(self, handle: int, since: int) -> None:
+        if handle in self.handles:
+            self.handles[handle].since = since
+
+    def forget(self, handle: int) -> None:
+        """The backbone has heard that it is closed: no message comes on its account any more."""
+        subscription = self._closing.pop(handle, None)
+        if subscription is not None:
+            self._drop(subscription)
+
+    def reject(self, handle: int) -> None:
+        """The backbone has refused it."""
+        subscription = self.handles.pop(handle, None)
+        if subscription is not None:
+            self._drop(subscription)
+
+    def lag(self, handle: int, total: int) -> None:
+        subscription = self.handles.get(handle)
+        if subscription is not None:
+            subscription.lag(total)
+
+    def unacknowledged(self) -> list[Subscription]:
+        return [each for each in self.handles.values() if each.since > 1 << 63]
+
+    def closing(self) -> list[int]:
+        return list(self._closing)
+
+    def put(self, topic: bytes, origin: int, seq: int, time_ms: int, cause: int, payload: bytes) -> None:
+        """Queue a message for every handle that it is for."""
+        subscriptions = self._by_topic.get(topic)
+        if subscriptions is None:
+            subscriptions = self._match(topic)
+        if seq >> EPOCH_SHIFT != self.epoch:
+            # Sent by a backbone that is gone, read after its successor's greeting: nobody can say any more who its
+            # origin was. It counts as lost on the way.
+            for subscription in subscriptions:
+                subscription.lagged_unread += 1
+            return
+        self.received += 1
+        try:
+            # The backbone does not look into payloads, and their publisher's worker may have been taken over. What
+            # is spliced into an envelope unseen could close it early and forge what follows.
+            payloads.check(payload)
+            encoded = envelopes.message(topic, payload, self._origins[origin], seq, time_ms, cause)
+        except payloads.NotCbor:
+            self.malformed += 1
+            encoded = b""
+        message = Message(encoded, len(payload), seq)
+        for subscription in subscriptions:
+            if seq <= subscription.since:
+                continue
+            if subscription.closed:
+                self.closed.received += 1
+                self.closed.left += 1
+                continue
+            subscription.received += 1
+            self.changed[subscription] = None
+            if encoded:
+                self._bytes += subscription.put(message)
+            else:
+                subscription.refuse()
+        if self._bytes > self._total_bytes:
+            self._bound()
+
+    # ── inside ───────────────────────────────────────────────────────────────────────────────────
+
+    def _open(self, handle: int, text: str, pattern: Segments, *, runtime_owned: bool) -> Subscription:
+        subscription = Subscription(
+            handle,
+            text,
+            pattern,
+            runtime_owned=runtime_owned,
+            row=self._free_rows.pop(),
+            max_messages=self._queue_messages,
+            max_bytes=self._queue_bytes,
+        )
+        self.handles[handle] = subscription
+        self._table.add(pattern, subscription)
+        self._by_topic.clear()
+        self.changed[subscription] = None
+        return subscription
+
+    def _drop(self, subscription: Subscription) -> None:
+        self._table.remove(subscription.pattern, subscription)
+        self._by_topic.clear()
+        self._bytes -= subscription.bytes if not subscription.closed else 0
+        subscription.closed = True
+        self._free_rows.append(subscription.row)
+        self.changed[subscription] = None
+
+    def _match(self, topic: bytes) -> tuple[Subscription, ...]:
+        found = tuple(self._table.match(topics.split(topic.decode())))
+        if len(self._by_topic) >= MAX_TOPICS:
+            self._by_topic.clear()
+        self._by_topic[topic] = found
+        return found
+
+    def _remember(self, messages: list[Message]) -> None:
+        # Without the bytes, which would keep every message that was ever delivered alive.
+        self._history.append([Message(b"", 0, message.seq) for message in messages])
+        self._history_size += len(messages)
+        while self._history_size - len(self._history[0]) >= HISTORY_MESSAGES:
+            self._history_size -= len(self._history.popleft())
+
+    def _bound(self) -> None:
+        while self._bytes > self._total_bytes:
+            fullest = max(self.handles.values(), key=lambda each: each.bytes)
+            if len(fullest.queue) <= 1:
+                return
+            self._bytes -= fullest.lose_oldest()
+            self.changed[fullest] = None

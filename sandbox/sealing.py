@@ -1,0 +1,110 @@
+"""Sealing: what the process gives up before it reads a byte of the untrusted module.
+
+A plan made first and carried out second, step by step, each with its own named failure. Any failure ends the
+process with `reports.SEALING_FAILED` before the module is read: nothing half-sealed ever runs a guest.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import select
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from capsuled.proto.order import Order, WorkerLimits
+from capsuled.sandbox import kernel
+
+Limits = dict[int, tuple[int, int]]
+"""RLIMIT_* to soft and hard value."""
+
+SPARE_DESCRIPTORS = 16
+"""What the worker itself holds beyond a guest's (who has none): its six inherited ones, ZeroMQ's six, epoll."""
+
+
+_MAX_FD = 0x7FFF_FFFF
+"""A descriptor is a C int. close_range(2), which Python calls where the kernel has it, does not mind the distance."""
+
+
+class SealingFailed(Exception):
+    """A step could not be done; the message names it."""
+
+
+class Step(NamedTuple):
+    name: str
+    act: Callable[[], None]
+
+
+def plan(order: Order) -> tuple[Step, ...]:
+    """The steps for this order, in the order in which they must be done."""
+    descriptors = order.descriptors
+    keep = (descriptors.module, descriptors.edge, descriptors.control, descriptors.log, descriptors.ledger)
+    return (
+        Step("close inherited descriptors", lambda: _close_all_but(keep)),
+        Step("resource limits", lambda: _limit(rlimits(order.limits))),
+        Step("no new privileges", kernel.set_no_new_privileges),
+        # Last: a change of uid would clear it. Then the look that closes the race: a supervisor that had died before
+        # the call would never be noticed otherwise.
+        Step("die with the supervisor", kernel.die_with_parent),
+        Step("supervisor is alive", lambda: _check_alive(descriptors.control)),
+    )
+
+
+def carry_out(steps: Iterable[Step]) -> None:
+    """Do the steps. Raises `SealingFailed` at the first that fails."""
+    for step in steps:
+        try:
+            step.act()
+        except (OSError, ValueError) as exc:
+            raise SealingFailed(f"cannot seal the worker: {step.name}: {exc}") from exc
+
+
+def forbid_processes() -> None:
+    """No thread or process from here on (RLIMIT_NPROC); the engine and ZeroMQ have started theirs.
+
+    setrlimit(2): it counts all processes of the user, so that any number at all is above 0; it does not bind root.
+    """
+    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+
+
+def rlimits(limits: WorkerLimits) -> Limits:
+    """The limits of the worker process, from those of its manifest.
+
+    Memory is RLIMIT_DATA and never RLIMIT_AS, for the engine reserves 6 GiB of addresses. The soft CPU limit is
+    below the hard one, so that the death of it is SIGXCPU, which says what happened.
+    """
+    found: Limits = {
+        resource.RLIMIT_DATA: (limits.process_memory, limits.process_memory),
+        resource.RLIMIT_NOFILE: (limits.open_files + SPARE_DESCRIPTORS,) * 2,
+        resource.RLIMIT_FSIZE: (0, 0),
+        resource.RLIMIT_CORE: (0, 0),
+        resource.RLIMIT_MEMLOCK: (0, 0),
+    }
+    if limits.cpu_time:
+        found[resource.RLIMIT_CPU] = (limits.cpu_time, limits.cpu_time + 1)
+    return found
+
+
+def _limit(limits: Limits) -> None:
+    for which, (soft, hard) in limits.items():
+        _, ceiling = resource.getrlimit(which)
+        if ceiling != resource.RLIM_INFINITY and (hard == resource.RLIM_INFINITY or hard > ceiling):
+            soft, hard = min(soft, ceiling), ceiling  # the system's own limit is tighter: it stays
+        resource.setrlimit(which, (soft, hard))
+
+
+def _close_all_but(keep: Iterable[int]) -> None:
+    """Close every descriptor but 0, 1, 2 and `keep`. Ranges, so that the cost does not depend on RLIMIT_NOFILE."""
+    low = 3
+    for fd in sorted(keep):
+        os.closerange(low, fd)
+        low = fd + 1
+    os.closerange(low, _MAX_FD)
+
+
+def _check_alive(control: int) -> None:
+    """The other end of the control descriptor is the supervisor's alone: its hang-up is the supervisor's death."""
+    poll = select.poll()
+    poll.register(control, 0)
+    if poll.poll(0):
+        raise OSError("the supervisor is gone")

@@ -1,0 +1,157 @@
+"""The life of a worker, from its launch order to its last report.
+
+order taken → sealed → listening → greeted by the backbone → module verified and compiled → started → … → ended
+
+What the guest does in between is its own affair; how it ended is the last report, and the exit status agrees with
+it. The supervisor believes the status.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+from typing import NoReturn
+
+from capsuled.proto import order as orders
+from capsuled.proto import reports
+from capsuled.proto.abi import FUNCTIONS, INITIALIZE_EXPORT, MODULE, RUN_EXPORT
+from capsuled.proto.control import LogStream
+from capsuled.proto.ledger import Total
+from capsuled.proto.order import Order
+from capsuled.proto.reports import Ended, Listening, Ready, Started
+from capsuled.sandbox import loading, sealing, wasi
+from capsuled.sandbox.edge import Edge
+from capsuled.sandbox.engine import seam
+from capsuled.sandbox.engine.seam import EngineError, Guest, GuestLimits, GuestTrap
+from capsuled.sandbox.host import Host
+from capsuled.sandbox.ipc import Ipc
+from capsuled.sandbox.logs import Logs
+from capsuled.sandbox.page import Page
+from capsuled.sandbox.supervisor import Supervisor
+from capsuled.sandbox.system import System
+
+ORDER_FD = 0
+
+
+def main() -> NoReturn:
+    # Before the engine's first use or never: enabled later, the first out-of-bounds access of a guest kills us.
+    faulthandler.enable()
+    order = take_order()
+    engine: seam.Engine | EngineError
+    try:
+        engine = seam.load(order.engine)  # while files can still be opened
+    except EngineError as exc:
+        engine = exc  # reported once there is somebody to report to
+    try:
+        sealing.carry_out(sealing.plan(order))
+    except sealing.SealingFailed as exc:
+        print(exc, file=sys.stderr, flush=True)
+        os._exit(reports.SEALING_FAILED)
+    Worker(order).run(engine)
+
+
+def take_order() -> Order:
+    """Read the launch order and put nothing in its place: nobody else is to read it."""
+    order = orders.decode(os.pread(ORDER_FD, os.fstat(ORDER_FD).st_size, 0))
+    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    os.dup2(null, ORDER_FD)
+    os.close(null)
+    return order
+
+
+class Worker:
+    """Everything that one capsule needs in this process."""
+
+    def __init__(self, order: Order) -> None:
+        descriptors, limits = order.descriptors, order.limits
+        self._order = order
+        self._page = Page.map(descriptors.ledger)
+        self._supervisor = Supervisor(descriptors.control)
+        self._logs = Logs(descriptors.log, limits.log_bytes_per_second, self._page)
+        edge = Edge(descriptors.edge, limits.max_payload)
+        self._ipc = Ipc(order, edge, self._supervisor, self._page)
+        self._system = System(self._ipc, self._logs, lambda code: self.end(Ended("exit", code)))
+        self._guest: Guest | None = None
+        self._ready = False
+
+    def run(self, engine: seam.Engine | EngineError) -> NoReturn:
+        """Serve the guest until it ends."""
+        self._supervisor.report(Listening())
+        if not self._ipc.await_greeting():
+            self.end(Ended("returned", message="stopped before it was started"))
+        try:
+            if isinstance(engine, EngineError):
+                raise engine
+            self._serve(engine)
+        except GuestTrap as trap:
+            # After a stack overflow the interpreter may be damaged: nothing more than the report is safe.
+            ended = Ended("trap", 0, trap.kind, reports.cut(str(trap)), reports.cut(trap.backtrace))
+            if trap.kind == "stack":
+                self._supervisor.end(ended)
+            self.end(ended)
+        except EngineError as exc:
+            self.end(Ended("load-error", message=reports.cut(str(exc))))
+        except MemoryError:
+            self.end(Ended("memory", message="the worker has reached its process_memory"))
+        except Exception as exc:
+            # A defect of ours, told with its name; the process ends and the supervisor goes on.
+            self.end(Ended("failed", message=reports.cut(f"{type(exc).__name__}: {exc}")))
+        self.end(Ended("returned"))
+
+    def end(self, ended: Ended) -> NoReturn:
+        """Hand over what was published and logged, report, and end the process."""
+        try:
+            self._system.flush()
+            self._ipc.say_bye()
+            self._bring_up_to_date()
+        except MemoryError:
+            pass  # then its tail is lost: the report matters more
+        self._supervisor.end(ended)
+
+    def _serve(self, engine: seam.Engine) -> None:
+        order = self._order
+        wasm = _read_module(order.descriptors.module)
+        loading.verify(wasm, order.module_hash)
+        entry = loading.entry_of(wasm, OFFERED)
+        host = Host(
+            self._ipc,
+            self._logs,
+            self._supervisor,
+            self._page,
+            order.config,
+            self._be_ready,
+            has_run_loop=entry == RUN_EXPORT,
+        )
+        imports = {**host.functions(), **wasi.functions(lambda: host.memory, self._system)}
+        guest = engine.instantiate(wasm, imports, GuestLimits(order.limits.memory))
+        host.memory = guest.memory
+        self._guest = guest
+        self._ipc.before_wait = self._bring_up_to_date
+        sealing.forbid_processes()
+        self._supervisor.report(Started(engine.name))
+        if loading.has_initialize(wasm):
+            guest.call(INITIALIZE_EXPORT)
+        guest.call(entry)
+
+    def _be_ready(self) -> None:
+        if not self._ready:
+            self._ready = True
+            self._supervisor.report(Ready())
+
+    def _bring_up_to_date(self) -> None:
+        """The figures of the page that no call keeps by itself."""
+        if self._guest is not None:
+            self._page.slots[Total.HOST_CALLS] = self._guest.host_calls
+            self._page.slots[Total.MEMORY] = self._guest.memory.size()
+
+
+OFFERED = {**{(MODULE, each.name): each.signature for each in FUNCTIONS}, **wasi.SIGNATURES}
+"""All that a guest may import."""
+
+
+def _read_module(fd: int) -> bytes:
+    size = os.fstat(fd).st_size
+    wasm = os.pread(fd, size, 0)
+    os.close(fd)
+    return wasm

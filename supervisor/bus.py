@@ -1,0 +1,264 @@
+"""The backbone's process, from the supervisor's side: started, told who is there, asked, restarted.
+
+What the supervisor knows here outlives the backbone: the table of members with their grants and subscriptions. A
+backbone that dies is started again with the next epoch and told all of it before it greets anybody.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any, NoReturn
+
+import trio
+
+from capsuled.supervisor import spawn
+from capsuled.supervisor.backbone import protocol
+from capsuled.supervisor.backbone.members import Admission
+from capsuled.supervisor.backbone.protocol import Json, Settings
+from capsuled.supervisor.spawn import SpawnError
+
+LOG = logging.getLogger("capsuled.backbone")
+
+Figures = Mapping[str, Any]
+"""The backbone's side of a member's ledger, as `backbone.router` makes it."""
+
+ANSWER_SECONDS = 5.0
+"""How long the backbone may take for an answer. It never blocks, so that one which needs longer is stuck."""
+
+PATIENCE_SECONDS = 10.0
+"""Between two looks at whether it still answers. One that was stopped, or hangs, is killed and started again."""
+
+RESTART_SECONDS = (0.0, 0.1, 0.5, 1.0, 5.0)
+"""Pause before the first, second … restart in a row: at once, since every capsule waits for it, then ever longer."""
+
+STABLE_SECONDS = 30.0
+"""A backbone that lived so long has not failed in a row."""
+
+READ_BYTES = 256 * 1024
+
+
+class BusDown(Exception):
+    """The backbone does not answer; it is being restarted."""
+
+
+class Bus:
+    """See the module's docstring. Everything but `run`, `detach` and `figures` answers at once."""
+
+    def __init__(self, total_queue_bytes: int, largest_payload: int) -> None:
+        self._total_queue_bytes = total_queue_bytes
+        self._largest_payload = largest_payload
+        self._members: dict[int, Admission] = {}
+        self._outgoing = bytearray()
+        self._more = trio.Event()
+        self._answers: dict[tuple[str, int], trio.Event] = {}
+        self._answered: dict[tuple[str, int], Json] = {}
+        self._requests = 0
+        self._up = False
+        self.epoch = 0
+        self.pid: int | None = None
+        self.restarts = 0
+        self.on_fault: Callable[[int, str], None] = lambda _index, _message: None
+        """Told of what a member has done that no honest worker does."""
+
+    @property
+    def up(self) -> bool:
+        """Whether the backbone of this epoch has answered."""
+        return self._up
+
+    # ── what is asked of it ──────────────────────────────────────────────────────────────────────
+
+    def attach(self, admission: Admission) -> None:
+        """Take a capsule in; its worker listens already."""
+        self._members[admission.index] = admission
+        if self.pid is not None:
+            self._send(protocol.attach(admission))
+
+    async def detach(self, index: int) -> Figures | None:
+        """Let a capsule go. Returns its last figures, None when the backbone has died and with it what it knew."""
+        self._members.pop(index, None)
+        if self.pid is None:
+            return None
+        self._send({"op": "detach", "index": index})
+        try:
+            figures: Figures = (await self._answer("detached", index))["figures"]
+        except BusDown:
+            return None
+        return figures
+
+    async def figures(self) -> Mapping[int, Figures]:
+        """What each member's ledger says at the backbone. Raises `BusDown`."""
+        if self.pid is None:
+            raise BusDown("the backbone is being restarted")
+        self._requests += 1
+        request = self._requests
+        self._send({"op": "figures", "request": request})
+        answer = await self._answer("figures", request)
+        return {figures["index"]: figures for figures in answer["members"]}
+
+    # ── its life ─────────────────────────────────────────────────────────────────────────────────
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
+        """Keep a backbone running until cancelled; then it is told to stop, and killed if it does not."""
+        started: Callable[[], None] = task_status.started
+        failures = 0
+        while True:
+            begun = trio.current_time()
+            try:
+                await self._live(started)
+            except SpawnError as exc:
+                LOG.error("cannot start the backbone: %s", exc)
+            started = _nothing
+            failures = 0 if trio.current_time() - begun >= STABLE_SECONDS else failures + 1
+            pause = RESTART_SECONDS[min(failures, len(RESTART_SECONDS) - 1)]
+            LOG.error("the backbone (epoch %d) has ended: it is started again in %g s", self.epoch, pause)
+            self.restarts += 1
+            await trio.sleep(pause)
+
+    async def _live(self, started: Callable[[], None]) -> None:
+        with ExitStack() as stack:
+            mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            life, hold = os.pipe2(os.O_CLOEXEC)
+            # The write end is held for as long as this backbone is ours, and by nobody else: when it is closed, which
+            # the kernel does at our death whatever its cause, the backbone is killed.
+            stack.callback(os.close, hold)
+            try:
+                process = spawn.spawn(spawn.BACKBONE, stdin=theirs.fileno(), stdout=life, stderr=2)
+            finally:
+                theirs.close()
+                os.close(life)
+                mine.setblocking(False)
+            stream = trio.SocketStream(trio.socket.from_stdlib_socket(mine))
+            async with stream:
+                self.epoch += 1
+                self.pid = process.pid
+                with self._connected():
+                    await self._serve(process, stream, started)
+
+    @contextmanager
+    def _connected(self) -> Generator[None, None, None]:
+        self._outgoing.clear()
+        self._send(protocol.configure(Settings(self.epoch, self._total_queue_bytes, self._largest_payload)))
+        for admission in self._members.values():
+            self._send(protocol.attach(admission))
+        self._send({"op": "begin"})
+        try:
+            yield
+        finally:
+            self.pid = None
+            self._up = False
+            for waiting in self._answers.values():
+                waiting.set()  # without an answer: BusDown
+
+    async def _serve(
+        self, process: spawn.Process, stream: trio.SocketStream, started: Callable[[], None]
+    ) -> None:
+        async with trio.open_nursery() as nursery:
+            try:
+                nursery.start_soon(self._write, stream)
+                nursery.start_soon(self._read, stream)
+                nursery.start_soon(self._watch, process, started)
+                await process.wait()
+            except trio.Cancelled:
+                with trio.CancelScope(shield=True):
+                    await self._end(process, stream)
+                raise
+            nursery.cancel_scope.cancel()
+
+    async def _end(self, process: spawn.Process, stream: trio.SocketStream) -> None:
+        with trio.move_on_after(ANSWER_SECONDS):
+            try:
+                await stream.send_all(protocol.pack({"op": "stop"}))
+            except (trio.BrokenResourceError, trio.BusyResourceError):
+                process.kill()
+            await process.wait()
+            return
+        process.kill()
+        await process.wait()
+
+    async def _watch(self, process: spawn.Process, started: Callable[[], None]) -> None:
+        """Ask now and then whether it answers; the first answer says that it has started."""
+        while True:
+            try:
+                self._send({"op": "ping"})
+                await self._answer("pong", self.epoch)
+            except BusDown:
+                LOG.error("the backbone does not answer for %g s: it is killed", ANSWER_SECONDS)
+                process.kill()
+                return
+            if not self._up:
+                self._up = True
+                started()
+            await trio.sleep(PATIENCE_SECONDS)
+
+    async def _write(self, stream: trio.SocketStream) -> None:
+        while True:
+            if not self._outgoing:
+                self._more = trio.Event()
+                await self._more.wait()
+            data = bytes(self._outgoing)
+            self._outgoing.clear()
+            try:
+                await stream.send_all(data)
+            except trio.BrokenResourceError:
+                return  # it is gone, and `process.wait` says so
+
+    async def _read(self, stream: trio.SocketStream) -> None:
+        unpacker = protocol.Unpacker()
+        while True:
+            try:
+                data = await stream.receive_some(READ_BYTES)
+            except trio.BrokenResourceError:
+                return
+            if not data:
+                return
+            for message in unpacker.feed(data):
+                self._take(message)
+
+    def _take(self, message: Json) -> None:
+        match message["op"]:
+            case "subscriptions":
+                member = self._members.get(message["index"])
+                if member is not None:
+                    table = tuple((h, p, o) for h, p, o in message["table"])
+                    self._members[member.index] = replace(member, subscriptions=table)
+            case "detached":
+                self._answered_by(("detached", message["index"]), message)
+            case "figures":
+                self._answered_by(("figures", message["request"]), message)
+            case "pong":
+                self._answered_by(("pong", message["epoch"]), message)
+            case "fault":
+                self.on_fault(message["index"], message["message"])
+            case other:
+                raise protocol.ProtocolError(f"there is no op {other!r} from the backbone")
+
+    def _send(self, message: Json) -> None:
+        self._outgoing += protocol.pack(message)
+        self._more.set()
+
+    def _answered_by(self, key: tuple[str, int], message: Json) -> None:
+        if key in self._answers:
+            self._answered[key] = message
+            self._answers[key].set()
+
+    async def _answer(self, op: str, number: int) -> Json:
+        key = (op, number)
+        self._answers[key] = event = trio.Event()
+        try:
+            with trio.move_on_after(ANSWER_SECONDS):
+                await event.wait()
+            answer = self._answered.pop(key, None)
+        finally:
+            del self._answers[key]
+        if answer is None:
+            raise BusDown("the backbone does not answer")
+        return answer
+
+
+def _nothing() -> None:
+    """Told `started` once, Trio must not be told again."""

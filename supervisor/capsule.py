@@ -1,0 +1,287 @@
+"""One capsule: what is wanted of it, what it does, and the tasks that carry the lifecycle's effects out.
+
+A shell around three rules: `lifecycle` says what an event makes of it, `exits` why an instance ended, `restart`
+whether another one follows. `feed` is the only way in, is synchronous, and does all of a step before anything else
+can happen.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import trio
+
+from capsuled.proto.control import Desired, LogStream, Reason, State
+from capsuled.proto.reports import Ready, Report, Started
+from capsuled.supervisor import catalogue, clock, exits, lifecycle
+from capsuled.supervisor.bus import Bus
+from capsuled.supervisor.catalogue import Entry
+from capsuled.supervisor.control.shapes import Json, JsonObject
+from capsuled.supervisor.exits import Evidence, Intent
+from capsuled.supervisor.instance import Ending, Instance
+from capsuled.supervisor.lifecycle import Effect, Event
+from capsuled.supervisor.logbook import LogBook
+from capsuled.supervisor.restart import Budget, Next, Policy, Verdict
+from capsuled.supervisor.watchdog import Watchdog
+
+LOG = logging.getLogger("capsuled.capsule")
+
+KEPT_EXITS = 16
+"""Ends that are remembered of each capsule."""
+
+LAST_LINES = 10
+"""Log lines that an end keeps as evidence: the ring may have lost them by the time that somebody asks."""
+
+
+class ExitRecord(NamedTuple):
+    """An end that is remembered."""
+
+    time: datetime
+    instance: str
+    reason: Reason
+    evidence: JsonObject
+
+    def shape(self) -> JsonObject:
+        return {"time": clock.rfc3339(self.time), "instance": self.instance, **self.evidence}
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a capsule needs of the daemon."""
+
+    nursery: trio.Nursery
+    bus: Bus
+    edges: Path
+    next_index: Callable[[], int]
+    on_event: Callable[[JsonObject], None]
+    on_ending: Callable[[str, Ending], None]
+
+
+class Capsule:
+    """See the module's docstring."""
+
+    def __init__(self, entry: Entry, surroundings: Surroundings, book: LogBook) -> None:
+        self.entry = entry
+        self.name = entry.manifest.package.name
+        self.book = book
+        self.desired = Desired.DOWN
+        self.state = State.STOPPED
+        self.since = clock.now()
+        self.instance: Instance | None = None
+        self.next_attempt_at: datetime | None = None
+        self.exits: deque[ExitRecord] = deque(maxlen=KEPT_EXITS)
+        self._around = surroundings
+        self.budget = Budget(_policy(entry))
+        self._delay = 0.0
+        self._timer: trio.CancelScope | None = None
+        self._changed = trio.Event()
+        self._stop_intent = Intent.STOP
+        self._kill_for = Intent.NOT_READY
+
+    # ── in ───────────────────────────────────────────────────────────────────────────────────────
+
+    def feed(self, event: Event) -> None:
+        """Take an event: a step of the lifecycle with all its effects. Raises `lifecycle.Illegal`, changing nothing."""
+        step = lifecycle.step(self.state, event)
+        self.desired = lifecycle.desired_after(event, self.desired)
+        if step.state is not self.state:
+            self.state, self.since = step.state, clock.now()
+            self._tell(step.state.value)
+        for effect in step.effects:
+            self._do(effect)
+        self._wake()
+
+    def shut_down(self, *, at_once: bool) -> None:
+        """Stop it because the supervisor ends."""
+        self._stop_intent = Intent.SHUTDOWN
+        if at_once and self.instance is not None:
+            self.instance.kill(Intent.SHUTDOWN)
+        self.feed(Event.STOP)
+
+    def say(self, level: str, message: str) -> None:
+        """A line of the supervisor's in its log."""
+        self.book.append(clock.now(), self.instance_id or "", LogStream.SUPERVISOR, level, message)
+
+    # ── waiting ──────────────────────────────────────────────────────────────────────────────────
+
+    async def changed(self) -> None:
+        """Wait until anything about it has changed."""
+        await self._changed.wait()
+
+    @property
+    def down(self) -> bool:
+        """No process, and none comes by itself."""
+        return self.state in (State.STOPPED, State.FAILED)
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    # ── effects ──────────────────────────────────────────────────────────────────────────────────
+
+    def _do(self, effect: Effect) -> None:
+        match effect:
+            case Effect.SPAWN:
+                self._spawn()
+            case Effect.CANCEL:
+                if self.instance is not None:
+                    self.instance.stop(self._stop_intent)
+            case Effect.KILL:
+                if self.instance is not None:
+                    self.instance.kill(self._kill_intent())
+            case Effect.SCHEDULE:
+                self._timer = trio.CancelScope()
+                self.next_attempt_at = clock.now() + timedelta(seconds=self._delay)
+                self._around.nursery.start_soon(self._back_off, self._delay, self._timer)
+            case Effect.UNSCHEDULE:
+                self.next_attempt_at = None
+                if self._timer is not None:
+                    self._timer.cancel()
+                    self._timer = None
+            case Effect.FORGET:
+                self.budget.forget()
+            case Effect.CONVERGE:
+                if self.desired is Desired.UP:
+                    self.feed(Event.START)
+
+    def _kill_intent(self) -> Intent:
+        # The table knows three ways to a kill; only the operator's goes by way of `stopping`.
+        return Intent.OPERATOR_KILL if self.state is State.STOPPING else self._kill_for
+
+    def _spawn(self) -> None:
+        self._kill_for = Intent.NOT_READY
+        around = self._around
+        try:
+            wasm = catalogue.read_module(self.entry)
+        except catalogue.CannotRead as exc:
+            # The end follows as an event of its own, for this is still inside the step that spawns.
+            around.nursery.start_soon(self._fail_to_start, str(exc))
+            return
+        self.instance = Instance(
+            self.entry.manifest,
+            wasm,
+            around.edges,
+            around.next_index(),
+            around.bus,
+            self.book,
+            self._heard,
+        )
+        around.nursery.start_soon(self._live, self.instance)
+
+    async def _fail_to_start(self, error: str) -> None:
+        self._ended(Ending(Evidence(spawn_error=error), 0.0, None, None), "")
+
+    async def _live(self, instance: Instance) -> None:
+        async with trio.open_nursery() as watchers:
+            watchers.start_soon(self._expect_ready)
+            if self.entry.manifest.supervision.watchdog:
+                watchers.start_soon(self._watch, instance)
+            ending = await instance.run()
+            watchers.cancel_scope.cancel()
+        self.instance = None
+        self._around.on_ending(self.name, ending)
+        self._ended(ending, instance.id.hex)
+
+    async def _expect_ready(self) -> None:
+        """Kill what is not ready in time."""
+        await trio.sleep(self.entry.manifest.supervision.ready_timeout)
+        if self.state is State.STARTING:
+            self.feed(Event.LATE)
+
+    async def _watch(self, instance: Instance) -> None:
+        """Kill what burns CPU for too long without a host call."""
+        watchdog = Watchdog(self.entry.manifest.supervision.watchdog)
+        while True:
+            await trio.sleep(watchdog.interval)
+            if watchdog.hung(instance.pid, instance.claims(), trio.current_time()):
+                self._kill_for = Intent.WATCHDOG
+                self.feed(Event.HUNG)
+                return
+
+    async def _back_off(self, delay: float, timer: trio.CancelScope) -> None:
+        with timer:
+            await trio.sleep(delay)
+            self._timer = None
+            self.feed(Event.TIMER)
+
+    # ── what comes back ──────────────────────────────────────────────────────────────────────────
+
+    def _heard(self, report: Report) -> None:
+        # A worker may report whatever it likes: only what this instance can mean is taken.
+        ready = self.entry.manifest.supervision.ready
+        if (
+            isinstance(report, Ready)
+            and ready == "guest"
+            or isinstance(report, Started)
+            and ready == "started"
+        ):
+            self.feed(Event.READY)
+
+    def _ended(self, ending: Ending, instance: str) -> None:
+        reason = exits.reason(ending.evidence)
+        verdict = self.budget.ended(reason, ending.ready_seconds, trio.current_time(), random.random())
+        self._record(ending, reason, instance, verdict)
+        self._delay = verdict.delay
+        self.feed(
+            {Next.STAY: Event.ENDED, Next.RETRY: Event.RETRY, Next.EXHAUSTED: Event.EXHAUSTED}[verdict.next]
+        )
+
+    def _record(self, ending: Ending, reason: Reason, instance: str, verdict: Verdict) -> None:
+        evidence: dict[str, Json] = {
+            **exits.describe(ending.evidence, reason),
+            "last_lines": [line["message"] for line in self.book.last(LAST_LINES)],
+        }
+        record = ExitRecord(clock.now(), instance, reason, evidence)
+        self.exits.appendleft(record)
+        message = evidence.get("message") or evidence.get("trap") or ""
+        self.book.append(
+            record.time,
+            instance,
+            LogStream.SUPERVISOR,
+            "info" if verdict.next is Next.STAY else "warn",
+            f"ended: {reason.value}" + (f": {message}" if message else ""),
+        )
+        self._tell(
+            "exited", instance, reason=reason.value, **{k: v for k, v in evidence.items() if k in _TOLD}
+        )
+
+    def _tell(self, event: str, instance: str | None = None, **facts: Json) -> None:
+        told: JsonObject = {
+            "time": clock.rfc3339(clock.now()),
+            "event": event,
+            "capsule": self.name,
+            "instance": instance if instance is not None else self.instance_id,
+            "state": self.state.value,
+            "reason": None,
+            **facts,
+        }
+        LOG.info("%s %s", self.name, " ".join([event, *(f"{k}={v}" for k, v in facts.items())]))
+        self._around.on_event(told)
+
+    @property
+    def instance_id(self) -> str | None:
+        return self.instance.id.hex if self.instance is not None else None
+
+
+_TOLD = ("status", "signal", "trap", "message", "limit", "value", "killed")
+"""Evidence that an event carries too; the rest is a question away."""
+
+
+def _policy(entry: Entry) -> Policy:
+    supervision = entry.manifest.supervision
+    return Policy(
+        mode=supervision.restart,
+        backoff_initial=supervision.backoff_initial,
+        backoff_max=supervision.backoff_max,
+        backoff_factor=supervision.backoff_factor,
+        stable_after=supervision.stable_after,
+        start_limit=supervision.start_limit,
+        start_limit_interval=supervision.start_limit_interval,
+    )

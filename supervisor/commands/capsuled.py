@@ -1,0 +1,133 @@
+"""capsuled: run capsules, each in a process of its own; check manifests."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from capsuled.proto._version import __version__
+from capsuled.proto.control import Exit
+from capsuled.supervisor import catalogue, configuration
+from capsuled.supervisor.configuration import Configuration, ConfigurationInvalid
+
+LOG = logging.getLogger("capsuled")
+
+_LEVELS = {
+    "trace": logging.DEBUG,
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warn": logging.WARNING,
+    "error": logging.ERROR,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    given = parser().parse_args(argv)
+    if given.command == "version":
+        print(f"capsuled {__version__}")
+        return Exit.DONE
+    if given.command == "check":
+        from capsuled.supervisor.commands.check import check
+
+        return check(given.paths, given.config)
+    return run(given.config, given.capsules)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser("capsuled", description=__doc__)
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    run_it = commands.add_parser("run", help="supervise capsules in the foreground, until TERM or INT")
+    _config(run_it)
+    run_it.add_argument(
+        "--capsules",
+        type=Path,
+        action="append",
+        metavar="DIR",
+        help="a folder that holds a folder for each capsule; may be repeated; instead of the configured ones",
+    )
+    check_it = commands.add_parser(
+        "check", help="read manifests and configuration, tell every fault, start nothing"
+    )
+    _config(check_it)
+    check_it.add_argument(
+        "paths",
+        nargs="*",
+        type=Path,
+        metavar="PATH",
+        help="folders, manifests, or a capsuled.toml (default: the configured)",
+    )
+    commands.add_parser("version", help="print the version")
+    return top
+
+
+def run(config: Path | None, folders: Sequence[Path] | None) -> Exit:
+    """Supervise until a signal ends it."""
+    # Here, so that `check` and `version` need neither Trio nor the control server.
+    import trio
+
+    from capsuled.supervisor import daemon
+    from capsuled.supervisor.control.listening import CannotListen
+    from capsuled.supervisor.folders import CannotStart
+
+    try:
+        using = _configuration(config)
+        if folders is not None:
+            _check_folders(folders)
+            using = replace(using, capsules=tuple(folder.absolute() for folder in folders))
+        _log_to_stderr(using)
+        found = catalogue.load(using.capsules, using)
+        for fault in found.faults:
+            LOG.error("left out: %s", fault)
+        trio.run(daemon.run, using, found)
+    except ConfigurationInvalid as exc:
+        for fault in exc.faults:
+            print(f"capsuled: {fault}", file=sys.stderr)
+        return Exit.FAILED
+    except (CannotStart, CannotListen) as exc:
+        print(f"capsuled: {exc}", file=sys.stderr)
+        return Exit.FAILED
+    return Exit.DONE
+
+
+def _config(to: argparse.ArgumentParser) -> None:
+    to.add_argument("--config", type=Path, metavar="FILE", help="the operator's capsuled.toml")
+
+
+def _configuration(file: Path | None) -> Configuration:
+    base = configuration.defaults(os.environ, os.getuid())
+    usual = configuration.default_file(os.environ, os.getuid())
+    if file is None and not usual.exists():
+        return base
+    return catalogue.read_configuration((file or usual).absolute(), base)
+
+
+def _check_folders(folders: Sequence[Path]) -> None:
+    from capsuled.supervisor.folders import CannotStart
+
+    for folder in folders:
+        if not folder.exists():
+            raise CannotStart(
+                f"cannot look for capsules in {folder}: it does not exist: name another --capsules"
+            )
+
+
+def _log_to_stderr(using: Configuration) -> None:
+    """One line for each fact, with the time in UTC."""
+    handler = logging.StreamHandler(sys.stderr)
+    formatter = logging.Formatter(
+        "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S"
+    )
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=_LEVELS[using.log.level], handlers=[handler])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,247 @@
+"""The operator's file, `capsuled.toml`: where things are, who may ask, and what capsules may have at most.
+
+A key that this version does not carry out is refused, and not passed over: who writes `required = "strict"`
+must not believe that it holds.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, cast
+
+from pydantic import ConfigDict, StrictBool
+
+from capsuled.proto import payloads
+from capsuled.proto.control import Level
+from capsuled.supervisor import faults
+from capsuled.supervisor.faults import STRICT, Checked, Fault, FileInvalid, Finding, Grammar, about
+from capsuled.supervisor.manifest import CONFIGURATION, Limits, limits_faults
+from capsuled.supervisor.quantities import GIB, KIB, MIB, Count, Size, shown
+
+ROOT = 0
+
+MAX_SOCKET = 107
+"""Bytes of a socket's path, as in control.listening: here it is found before the supervisor starts."""
+
+GROUP = Grammar("[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}", "the name of a group, as in /etc/group")
+
+LEVELS: Mapping[str, Level] = {"read": Level.READ, "operate": Level.OPERATE}
+"""What a group may have. Admin is for root and the supervisor's user, who could attach a debugger as well."""
+
+LogLevel = Literal["trace", "debug", "info", "warn", "error"]
+
+
+@dataclass(frozen=True)
+class OperatorLimits(Limits):
+    """Ceilings of one capsule, under the names that a manifest's limits have, and bounds of all together."""
+
+    total_capsules: Annotated[int, Checked(Count(1, 10_000), "Capsules; those beyond are not taken.")] = 1000
+    total_queue_bytes: Annotated[
+        int, Checked(Size(MIB, 64 * GIB), "Bytes that wait in the backbone for all capsules together.")
+    ] = 256 * MIB
+
+
+LIMITS = OperatorLimits(
+    memory=GIB,
+    process_memory=2 * GIB,
+    open_files=256,
+    max_payload=payloads.MAX_BYTES,
+    queue_messages=16 * 1024,
+    queue_bytes=64 * MIB,
+    log_bytes_per_second=MIB,
+)
+"""Ceilings by default. What is not named has a manifest's default for its ceiling."""
+
+
+@dataclass(frozen=True)
+class Log:
+    """What is logged, and how much is kept of each capsule's lines. Bytes."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    level: Annotated[LogLevel, about("The least that the supervisor itself logs.")] = "info"
+    ring_lines: Annotated[int, Checked(Count(1, 1_000_000), "Lines of a capsule kept in memory.")] = 1000
+    ring_bytes: Annotated[int, Checked(Size(KIB, GIB), "Bytes of a capsule's lines kept in memory.")] = (
+        256 * KIB
+    )
+    file_bytes: Annotated[int, Checked(Size(64 * KIB, GIB), "A capsule's log file is rotated at it.")] = (
+        10 * MIB
+    )
+    file_count: Annotated[int, Checked(Count(0, 100), "Rotated files kept of each capsule.")] = 5
+
+
+@dataclass(frozen=True)
+class Control:
+    """The control socket: its path, and the level of each group by name. Root and the own user are admin."""
+
+    path: Path
+    groups: Mapping[str, Level] = field(default_factory=dict[str, Level])
+
+
+class _Best:
+    """The one requirement that this version carries out."""
+
+    def read(self, value: object) -> str:
+        """`best`. Raises ValueError with a sentence."""
+        if value != "best":
+            raise ValueError(f'{shown(value)} is not available in this version: write "best"')
+        return "best"
+
+    def schema(self) -> dict[str, object]:
+        return {"const": "best"}
+
+
+@dataclass(frozen=True)
+class Isolation:
+    """What of the isolation must be there. `best`: all that the machine can hold."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    required: Annotated[str, Checked(_Best(), "What must be there: all that the machine can hold.")] = "best"
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A valid configuration; all paths are absolute where the file's own is."""
+
+    capsules: tuple[Path, ...]
+    """Folders that hold a folder for each capsule."""
+    runtime_dir: Path
+    state_dir: Path
+    control: Control
+    allow_unhashed: bool = False
+    isolation: Isolation = Isolation()
+    limits: OperatorLimits = LIMITS
+    log: Log = Log()
+
+
+class ConfigurationInvalid(FileInvalid):
+    """A configuration with faults."""
+
+
+def defaults(env: Mapping[str, str], uid: int) -> Configuration:
+    """What holds where the file says nothing: the system's folders for root, else those of the user."""
+    if uid == ROOT:
+        runtime, state, etc = Path("/run/capsuled"), Path("/var/lib/capsuled"), Path("/etc/capsuled")
+    else:
+        runtime = _user_folder(env, "XDG_RUNTIME_DIR", None) or Path(f"/tmp/capsuled-{uid}")
+        state = _user_folder(env, "XDG_STATE_HOME", ".local/state") or runtime / "state"
+        etc = _user_folder(env, "XDG_CONFIG_HOME", ".config") or Path("/etc/capsuled")
+    return Configuration((etc / "capsules",), runtime, state, Control(runtime / "control.sock"))
+
+
+def default_file(env: Mapping[str, str], uid: int) -> Path:
+    """Where the configuration is looked for when nobody names it: beside the folder of the capsules."""
+    return defaults(env, uid).capsules[0].with_name(CONFIGURATION)
+
+
+def parse(text: str, file: Path, base: Configuration) -> Configuration:
+    """The configuration in `text` over `base`. Relative paths in it begin at the folder of `file`.
+
+    Raises `ConfigurationInvalid` with all of its faults.
+    """
+    try:
+        table = faults.read_toml(text, str(file))
+    except FileInvalid as exc:
+        raise ConfigurationInvalid(exc.faults) from exc
+    found = [Fault(str(file), faults.dotted(path), sentence) for path, sentence in _more(table, file, base)]
+    try:
+        read = faults.structure(Tables, table, str(file))
+    except FileInvalid as exc:
+        raise ConfigurationInvalid([*exc.faults, *found]) from exc
+    if found:
+        raise ConfigurationInvalid(found)
+    said = {name: getattr(read.limits, name) for name in cast(dict[str, object], table.get("limits", {}))}
+    runtime = base.runtime_dir if read.runtime_dir is None else file.parent / read.runtime_dir
+    return Configuration(
+        capsules=base.capsules
+        if read.capsules is None
+        else tuple(file.parent / each for each in read.capsules),
+        runtime_dir=runtime,
+        state_dir=base.state_dir if read.state_dir is None else file.parent / read.state_dir,
+        control=Control(_socket(table, file, base), {k: LEVELS[v] for k, v in read.control.groups.items()}),
+        allow_unhashed=read.allow_unhashed,
+        isolation=read.isolation,
+        limits=replace(base.limits, **said),
+        log=read.log,
+    )
+
+
+class _Location:
+    """A path. `~` and variables are a shell's, and mean nothing here."""
+
+    def read(self, value: object) -> str:
+        """The path as it is written. Raises ValueError with a sentence."""
+        if not isinstance(value, str):
+            raise ValueError(f"{shown(value)} is no text: write it in double quotes")
+        if not value or "\0" in value or value[0] in "~$":
+            raise ValueError(
+                f"{shown(value)} is no path: write an absolute one, or one that begins at this file's folder"
+            )
+        return value
+
+    def schema(self) -> dict[str, object]:
+        return {"type": "string", "pattern": "^[^~$]"}
+
+
+@dataclass(frozen=True)
+class ControlTable:
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    path: Annotated[
+        str | None, Checked(_Location(), "The socket; control.sock in runtime_dir by default.")
+    ] = None
+    groups: Annotated[
+        dict[Annotated[str, Checked(GROUP)], Literal["read", "operate"]],
+        about("Names of groups whose members may ask, and what they may."),
+    ] = field(default_factory=dict[str, Literal["read", "operate"]])
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The keys and tables as they stand in the file."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    capsules: Annotated[
+        tuple[Annotated[str, Checked(_Location())], ...] | None,
+        about("Folders that hold a folder for each capsule."),
+    ] = None
+    runtime_dir: Annotated[str | None, Checked(_Location(), "For sockets; gone after a restart.")] = None
+    state_dir: Annotated[str | None, Checked(_Location(), "For what is kept: logs, compiled modules.")] = None
+    allow_unhashed: Annotated[
+        StrictBool, about("The developer's mode: manifests need no hash of their module.")
+    ] = False
+    control: Annotated[ControlTable, about("The control socket.")] = ControlTable()
+    isolation: Annotated[Isolation, about("What of the isolation must be there.")] = Isolation()
+    limits: Annotated[OperatorLimits, about("Ceilings of each capsule, and of all together.")] = LIMITS
+    log: Annotated[Log, about("What is logged, and how much is kept.")] = Log()
+
+
+def _user_folder(env: Mapping[str, str], variable: str, below_home: str | None) -> Path | None:
+    # The XDG specification: a path that is not absolute is to be ignored.
+    if env.get(variable, "").startswith("/"):
+        return Path(env[variable], "capsuled")
+    home = env.get("HOME", "")
+    return Path(home, below_home, "capsuled") if below_home and home.startswith("/") else None
+
+
+def _more(table: Mapping[str, object], file: Path, base: Configuration) -> Iterator[Finding]:
+    """What the structure does not say: rules about several keys, and what this version lacks."""
+    yield from limits_faults(faults.readable(base.limits, table.get("limits")))
+    size = len(os.fsencode(path := _socket(table, file, base)))
+    if size > MAX_SOCKET:
+        yield (
+            ("control", "path"),
+            f"{shown(str(path))} has {size} bytes, a socket's path has {MAX_SOCKET} at most: "
+            "write a shorter one, or a shorter runtime_dir",
+        )
+
+
+def _socket(table: Mapping[str, object], file: Path, base: Configuration) -> Path:
+    """The control socket's path; of what cannot be read the default."""
+    control = table.get("control")
+    said = cast(dict[str, object], control).get("path") if isinstance(control, dict) else None
+    if isinstance(said, str):
+        return file.parent / said
+    runtime = table.get("runtime_dir")
+    return file.parent / runtime / "control.sock" if isinstance(runtime, str) else base.control.path

@@ -1,0 +1,173 @@
+"""The daemon: everything it needs, opened in the order of starting and closed in the reverse.
+
+    folders (and their locks) → control socket's file → log files → backbone → control server → capsules
+
+A second signal, or a deadline that has passed, ends it at once: every process is killed, nothing is waited for.
+"""
+
+from __future__ import annotations
+
+import grp
+import itertools
+import logging
+import os
+import signal
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from capsuled.proto.control import Level
+from capsuled.supervisor import folders
+from capsuled.supervisor.bus import Bus
+from capsuled.supervisor.capsule import Capsule, Surroundings
+from capsuled.supervisor.catalogue import Catalogue
+from capsuled.supervisor.configuration import Configuration
+from capsuled.supervisor.control import server
+from capsuled.supervisor.control.access import Access
+from capsuled.supervisor.control.listening import control_socket
+from capsuled.supervisor.folders import CannotStart
+from capsuled.supervisor.lifecycle import Event
+from capsuled.supervisor.logbook import LogBook
+from capsuled.supervisor.logfiles import LogFiles
+from capsuled.supervisor.service import Service
+
+LOG = logging.getLogger("capsuled")
+
+GRACE_SECONDS = 2.0
+"""On top of the longest stop timeout: after a kill a process is gone within milliseconds."""
+
+_ENDING = (signal.SIGTERM, signal.SIGINT)
+
+
+async def run(using: Configuration, catalogue: Catalogue) -> None:
+    """Supervise the catalogue's capsules until a signal or a request to shut down. Raises `CannotStart`."""
+    groups = _groups(using)
+    with ExitStack() as stack:
+        for folder in (using.runtime_dir, using.state_dir):
+            stack.enter_context(folders.locked(folder))
+        listener = stack.enter_context(control_socket(using.control.path, groups))
+        edges = stack.enter_context(folders.fresh(using.runtime_dir / "edges"))
+        logs = folders.made(using.state_dir / "logs")
+        files = LogFiles(logs, using.log.file_bytes, using.log.file_count)
+        async with _in_background(files.run):
+            await _supervise(using, catalogue, listener, groups, edges, files)
+        files.flush()
+
+
+async def _supervise(
+    using: Configuration,
+    catalogue: Catalogue,
+    listener: trio.SocketListener,
+    groups: dict[int, Level],
+    edges: Path,
+    files: LogFiles,
+) -> None:
+    ending = trio.Event()
+    bus = Bus(using.limits.total_queue_bytes, using.limits.max_payload)
+    service = Service(bus, catalogue.faults, ending.set)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_signals, ending, nursery.cancel_scope)
+        async with _in_background(bus.run):
+            await nursery.start(server.serve, listener, service, Access(os.getuid(), groups))
+            async with trio.open_nursery() as capsules_nursery:
+                capsules = _capsules(using, catalogue, service, bus, edges, files, capsules_nursery)
+                bus.on_fault = _fault_teller(capsules)
+                try:
+                    LOG.info(
+                        "started: pid %d, %d capsules, %s", os.getpid(), len(capsules), using.control.path
+                    )
+                    for capsule in capsules:
+                        capsule.feed(Event.START)
+                    await ending.wait()
+                    LOG.info("stopping %d capsules", len(capsules))
+                    service.stopping = True
+                    await _stop(capsules)
+                finally:
+                    # Also when we are cancelled: no process is left behind, whatever happened.
+                    service.stopping = True
+                    for capsule in capsules:
+                        capsule.shut_down(at_once=True)
+            service.close()
+        nursery.cancel_scope.cancel()
+    LOG.info("stopped")
+
+
+async def _stop(capsules: Collection[Capsule]) -> None:
+    """Stop all of them, each within its own deadline."""
+    for capsule in capsules:
+        capsule.shut_down(at_once=False)
+    longest = max((each.entry.manifest.supervision.stop_timeout for each in capsules), default=0.0)
+    with trio.move_on_after(longest + GRACE_SECONDS):
+        for capsule in capsules:
+            while not capsule.down:
+                await capsule.changed()
+
+
+async def _signals(ending: trio.Event, at_once: trio.CancelScope) -> None:
+    """TERM and INT end gracefully, the second one at once. HUP is taken, so that a closed terminal ends nothing."""
+    with trio.open_signal_receiver(*_ENDING, signal.SIGHUP) as received:
+        async for number in received:
+            if number == signal.SIGHUP:
+                LOG.warning("SIGHUP: manifests are not read again in this version; restart the supervisor")
+            elif ending.is_set():
+                LOG.warning("%s again: everything is killed", signal.Signals(number).name)
+                at_once.cancel()
+            else:
+                LOG.info("%s: shutting down", signal.Signals(number).name)
+                ending.set()
+
+
+@asynccontextmanager
+async def _in_background(run: Callable[..., Awaitable[object]]) -> AsyncGenerator[None, None]:
+    """A task that has started when the block begins, and is cancelled when it ends."""
+    async with trio.open_nursery() as nursery:
+        await nursery.start(run)
+        try:
+            yield
+        finally:
+            nursery.cancel_scope.cancel()
+
+
+def _capsules(
+    using: Configuration,
+    catalogue: Catalogue,
+    service: Service,
+    bus: Bus,
+    edges: Path,
+    files: LogFiles,
+    nursery: trio.Nursery,
+) -> list[Capsule]:
+    index = itertools.count(1)
+    around = Surroundings(nursery, bus, edges, lambda: next(index), service.event, service.ending)
+    made: list[Capsule] = []
+    for name, entry in catalogue.entries.items():
+        book = LogBook(name, using.log.ring_lines, using.log.ring_bytes, files.offer)
+        capsule = Capsule(entry, around, book)
+        service.add(capsule)
+        made.append(capsule)
+    return made
+
+
+def _fault_teller(capsules: list[Capsule]) -> Callable[[int, str], None]:
+    """What a worker did that no honest one does stands in its capsule's log: it may have been taken over."""
+
+    def tell(index: int, message: str) -> None:
+        for capsule in capsules:
+            if capsule.instance is not None and capsule.instance.index == index:
+                capsule.say("error", f"the backbone refuses its worker: {message}")
+
+    return tell
+
+
+def _groups(using: Configuration) -> dict[int, Level]:
+    found: dict[int, Level] = {}
+    for name, level in using.control.groups.items():
+        try:
+            found[grp.getgrnam(name).gr_gid] = level
+        except KeyError as exc:
+            raise CannotStart(
+                f"cannot let group '{name}' in: there is no such group: create it, or take it out of [control]"
+            ) from exc
+    return found

@@ -1,0 +1,297 @@
+"""One instance of a capsule: a worker process from its start to its reaping, and what it leaves as evidence.
+
+A shell: it starts, listens, signals and waits. What follows from an end is decided elsewhere (`exits`, `restart`,
+`lifecycle`). Whatever the worker does or is, `run` ends: by the process's own end, or by the kill at the end
+of the stop ladder.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import uuid
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from capsuled.proto import order as orders
+from capsuled.proto import payloads, reports
+from capsuled.proto.control import LogStream
+from capsuled.proto.ledger import Claims
+from capsuled.proto.order import Interceptor, Order, WorkerLimits
+from capsuled.proto.reports import Cancel, Ended, Listening, Ready, Report, Started
+from capsuled.supervisor import clock, descriptors, exits, output, spawn
+from capsuled.supervisor.backbone.members import Admission
+from capsuled.supervisor.bus import Bus, Figures
+from capsuled.supervisor.descriptors import Ends, Inherited
+from capsuled.supervisor.exits import Evidence, Intent
+from capsuled.supervisor.logbook import LogBook
+from capsuled.supervisor.manifest import Manifest
+from capsuled.supervisor.spawn import Process, SpawnError
+
+LOG = logging.getLogger("capsuled.instance")
+
+DRAIN_SECONDS = 1.0
+"""How long the last output of a process that is gone is waited for. Only a process that has left its group could hold
+the pipes open, and it must not hold up the rest."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What an instance leaves."""
+
+    evidence: Evidence
+    ready_seconds: float
+    """How long it was ready; 0.0 when it never was."""
+    claims: Claims | None
+    """Its ledger page at the end; None when there was no process."""
+    figures: Figures | None
+    """The backbone's last word on it; None when it was not attached, or that backbone has died too."""
+
+
+class Instance:
+    """See the module's docstring. `run` it once."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        wasm: bytes,
+        edges: Path,
+        index: int,
+        bus: Bus,
+        book: LogBook,
+        on_report: Callable[[Report], None],
+    ) -> None:
+        """`on_report` is told what the worker reports while it lives, each as it comes."""
+        self.manifest = manifest
+        self.id = uuid.uuid4()
+        self.index = index
+        """Number of this instance at the backbone, never used again."""
+        self._wasm = wasm
+        self._edge = edges / f"{index:08x}"
+        self._bus = bus
+        self._book = book
+        self._on_report = on_report
+        self._process: Process | None = None
+        self._ends: Ends | None = None
+        self._intent: Intent | None = None
+        self._killed = False
+        self._report: Ended | None = None
+        self._ready_at: float | None = None
+        self._attached = False
+        self.engine: str | None = None
+        self._stopping = trio.Event()
+
+    @property
+    def pid(self) -> int | None:
+        """None before there is a process, and after."""
+        return self._process.pid if self._process is not None else None
+
+    def claims(self) -> Claims | None:
+        """What its ledger page says now; None when there is no process."""
+        return self._ends.ledger.claims() if self._ends is not None else None
+
+    # ── what is done to it ───────────────────────────────────────────────────────────────────────
+
+    def stop(self, intent: Intent) -> None:
+        """Begin the stop ladder: cancel, TERM at half of the stop timeout, KILL at its end."""
+        if self._intent is None:
+            self._intent = intent
+        self._stopping.set()
+
+    def kill(self, intent: Intent) -> None:
+        """SIGKILL, now. The intent is recorded before the signal: ours is never confused with another's."""
+        self._intent = intent
+        self._kill()
+
+    def _kill(self) -> None:
+        self._killed = True
+        if self._process is not None:
+            self._process.kill()
+
+    # ── its life ─────────────────────────────────────────────────────────────────────────────────
+
+    async def run(self) -> Ending:
+        """From nothing to nothing. Raises nothing that is the capsule's fault."""
+        try:
+            with ExitStack() as worker_ends:
+                with descriptors.make(
+                    self.manifest.package.name, self._wasm, self._edge, worker_ends
+                ) as made:
+                    return await self._run(*made, worker_ends)
+        except (OSError, SpawnError) as exc:
+            return Ending(Evidence(spawn_error=str(exc)), 0.0, None, None)
+
+    async def _run(self, ends: Ends, inherited: Inherited, worker_ends: ExitStack) -> Ending:
+        order = descriptors.order_file(orders.encode(self._order(inherited)), worker_ends)
+        if self._intent is not None:
+            return Ending(Evidence(intent=self._intent), 0.0, None, None)
+        process = spawn.spawn(
+            spawn.WORKER,
+            stdin=order,
+            stdout=inherited.stdout,
+            stderr=inherited.stderr,
+            keep=inherited.to_keep(),
+            environment=spawn.WORKER_ENVIRONMENT,
+        )
+        worker_ends.close()  # or our own copies would keep its sockets and pipes open after its end
+        self._process, self._ends = process, ends
+        try:
+            # Shielded: who cancels us has to see to it that the process ends, and then its end is waited for.
+            with trio.CancelScope(shield=True):
+                ending = await self._live(process, ends)
+        finally:
+            self._process = self._ends = None
+        return ending
+
+    async def _live(self, process: Process, ends: Ends) -> Ending:
+        limits = self.manifest.limits
+        rate = output.Rate(limits.log_bytes_per_second)
+        async with trio.open_nursery() as listeners, trio.open_nursery() as ladder:
+            listeners.start_soon(self._listen, ends.control)
+            listeners.start_soon(output.read_lines, ends.log, self._write, rate)
+            for fd, stream in ((ends.stdout, LogStream.STDOUT), (ends.stderr, LogStream.STDERR)):
+                listeners.start_soon(output.read_stream, os.dup(fd), stream, self._write, rate)
+            ladder.start_soon(self._ladder, ends.control)
+            ended = await process.wait()
+            # Now, for what is done to it from here on was not what ended it.
+            intent, killed, ready_seconds = self._intent, self._killed, self._ready_seconds()
+            ladder.cancel_scope.cancel()
+            listeners.cancel_scope.deadline = trio.current_time() + DRAIN_SECONDS
+        claims = ends.ledger.claims()
+        figures = await self._bus.detach(self.index) if self._attached else None
+        evidence = Evidence(
+            intent=intent,
+            report=self._report,
+            status=ended.status,
+            signal=ended.signal,
+            cpu_seconds=ended.usage.ru_utime + ended.usage.ru_stime,
+            killed_by_us=killed,
+            cpu_limit=int(limits.cpu_time),
+            process_memory=limits.process_memory,
+            ready_timeout=self.manifest.supervision.ready_timeout,
+            watchdog=self.manifest.supervision.watchdog,
+            stop_timeout=self.manifest.supervision.stop_timeout,
+        )
+        return Ending(evidence, ready_seconds, claims, figures)
+
+    def _ready_seconds(self) -> float:
+        return 0.0 if self._ready_at is None else trio.current_time() - self._ready_at
+
+    async def _ladder(self, control: socket.socket) -> None:
+        """Cancel → TERM at the half → KILL at the end. Cancelled when the process is gone."""
+        await self._stopping.wait()
+        timeout = self.manifest.supervision.stop_timeout
+        try:
+            control.send(reports.encode(Cancel(timeout)))
+        except OSError as exc:
+            # Its buffer is full or it has hung up: it does not listen, and the next steps do not ask.
+            LOG.debug("cannot cancel %s: %s", self.manifest.package.name, exc)
+        await trio.sleep(timeout / 2)
+        if self._process is not None:
+            self._process.signal(signal.SIGTERM)
+        await trio.sleep(timeout / 2)
+        self._kill()
+
+    async def _listen(self, control: socket.socket) -> None:
+        """Take reports until the worker's end of the control socket is closed."""
+        with trio.socket.from_stdlib_socket(control.dup()) as packets:
+            while True:
+                try:
+                    packet = await packets.recv(reports.MAX_BYTES)
+                except ConnectionError:
+                    return
+                if not packet:
+                    return
+                try:
+                    report = reports.decode(packet)
+                except reports.ReportError as exc:
+                    self._say("warn", f"the worker has sent what is no report ({exc}): it is killed")
+                    self._kill()
+                    return
+                if not isinstance(report, Cancel):
+                    self._heard(report)
+
+    def _heard(self, report: Report) -> None:
+        if isinstance(report, Listening):
+            if not self._attached and self._process is not None:
+                self._attached = True
+                self._bus.attach(self._admission(self._process.pid))
+        elif isinstance(report, Started):
+            self.engine = report.engine
+        elif isinstance(report, Ready):
+            if self._ready_at is None:
+                self._ready_at = trio.current_time()
+        else:
+            self._report = report
+        if isinstance(report, Started) and self.manifest.supervision.ready == "started":
+            self._ready_at = trio.current_time()
+        self._on_report(report)
+
+    def _write(self, stream: LogStream, level: str, text: str) -> None:
+        self._book.append(clock.now(), self.id.hex, stream, level, text)
+
+    def _say(self, level: str, text: str) -> None:
+        self._write(LogStream.SUPERVISOR, level, text)
+
+    # ── what it is told, and what the backbone is told of it ─────────────────────────────────────
+
+    def _order(self, inherited: Inherited) -> Order:
+        manifest, limits = self.manifest, self.manifest.limits
+        return Order(
+            name=manifest.package.name,
+            instance=self.id.bytes,
+            module_hash=manifest.component.hash or "",
+            engine=manifest.component.engine,
+            descriptors=inherited.numbers,
+            limits=WorkerLimits(
+                memory=limits.memory,
+                process_memory=limits.process_memory,
+                cpu_time=int(limits.cpu_time),
+                open_files=limits.open_files,
+                max_payload=limits.max_payload,
+                publish_bytes_per_second=limits.publish_bytes_per_second,
+                publish_messages_per_second=limits.publish_messages_per_second,
+                queue_messages=limits.queue_messages,
+                queue_bytes=limits.queue_bytes,
+                log_bytes_per_second=limits.log_bytes_per_second,
+            ),
+            grants=manifest.grants,
+            interceptors=self._interceptors(),
+            config={key: payloads.encode(value) for key, value in manifest.config.items()},
+        )
+
+    def _interceptors(self) -> tuple[Interceptor, ...]:
+        """The manifest's, already in the order of their priority; their handles are the first ones."""
+        return tuple(
+            Interceptor(handle, each.event, each.action)
+            for handle, each in enumerate(self.manifest.interceptors, 1)
+        )
+
+    def _admission(self, pid: int) -> Admission:
+        manifest, limits = self.manifest, self.manifest.limits
+        return Admission(
+            index=self.index,
+            name=manifest.package.name,
+            instance=self.id.bytes,
+            principal=manifest.package.principal,
+            path=os.fspath(self._edge),
+            peer=f"{os.getuid()}:{os.getgid()}:{pid}",
+            grants=manifest.grants,
+            max_payload=limits.max_payload,
+            publish_bytes_per_second=limits.publish_bytes_per_second,
+            publish_messages_per_second=limits.publish_messages_per_second,
+            queue_messages=limits.queue_messages,
+            queue_bytes=limits.queue_bytes,
+            subscriptions=tuple((each.handle, each.pattern, True) for each in self._interceptors()),
+        )
+
+
+def describe(ending: Ending) -> dict[str, object]:
+    """The evidence as the control socket shows it."""
+    return dict(exits.describe(ending.evidence, exits.reason(ending.evidence)))

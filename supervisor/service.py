@@ -1,0 +1,263 @@
+"""The daemon as the control socket sees it: what `control.operations.Operations` promises, from the daemon's state."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sys
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+
+import trio
+
+from capsuled.proto import topics
+from capsuled.proto._version import __version__
+from capsuled.proto.control import Desired, State
+from capsuled.supervisor import clock, isolation, lifecycle
+from capsuled.supervisor.accounts import Accounts
+from capsuled.supervisor.bus import Bus, BusDown
+from capsuled.supervisor.capsule import Capsule
+from capsuled.supervisor.control.operations import (
+    AclVerb,
+    ActResult,
+    Conflict,
+    Failed,
+    HealthLevel,
+    NoSuchCapsule,
+    Refused,
+    ShuttingDown,
+    Verb,
+    Wait,
+    WaitTimedOut,
+)
+from capsuled.supervisor.control.shapes import Json, JsonObject
+from capsuled.supervisor.control.streams import Broadcast, Follower
+from capsuled.supervisor.faults import Fault
+from capsuled.supervisor.instance import Ending
+from capsuled.supervisor.lifecycle import Event
+from capsuled.supervisor.view import capsule_shape, next_sentence
+
+KEPT_EVENTS = 1000
+"""Lifecycle events in memory, of all capsules together."""
+
+EVENTS: Mapping[Verb, Event] = {
+    Verb.START: Event.START,
+    Verb.STOP: Event.STOP,
+    Verb.RESTART: Event.RESTART,
+    Verb.KILL: Event.KILL,
+    Verb.RESET: Event.RESET,
+}
+
+_REACHED_BY: Mapping[Verb, tuple[Wait, ...]] = {
+    Verb.START: ("ready",),
+    Verb.STOP: ("down",),
+    Verb.RESTART: ("ready",),
+    Verb.KILL: ("down",),
+    Verb.RESET: ("ready",),
+}
+"""What may be waited for after each verb; anything else would contradict it."""
+
+
+class Service:
+    """See the module's docstring."""
+
+    def __init__(self, bus: Bus, faults: Sequence[Fault], shutdown: Callable[[], None]) -> None:
+        """`faults` are those of the manifests that were left out."""
+        self._faults = faults
+        self._capsules: dict[str, Capsule] = {}
+        self._bus = bus
+        self._shutdown = shutdown
+        self._started = trio.current_time()
+        self._changes = 0
+        self._events: deque[tuple[datetime, JsonObject]] = deque(maxlen=KEPT_EVENTS)
+        self._followers = Broadcast()
+        self._accounts = Accounts()
+        self.stopping = False
+        """No capsule is started any more."""
+
+    # ── what the daemon tells it ─────────────────────────────────────────────────────────────────
+
+    def add(self, capsule: Capsule) -> None:
+        self._capsules[capsule.name] = capsule
+
+    def event(self, event: JsonObject) -> None:
+        self._events.append((clock.now(), event))
+        self._followers.publish(event)
+
+    def ending(self, capsule: str, ending: Ending) -> None:
+        self._accounts.end(capsule, self._bus.epoch, ending.claims, ending.figures)
+
+    def close(self) -> None:
+        """Nothing happens any more: end what is followed."""
+        self._followers.close()
+        for capsule in self._capsules.values():
+            capsule.book.followers.close()
+
+    # ── Operations ───────────────────────────────────────────────────────────────────────────────
+
+    def status(self) -> JsonObject:
+        states = Counter(capsule.state.value for capsule in self._capsules.values())
+        return {
+            "pid": os.getpid(),
+            "version": __version__,
+            "uptime": round(trio.current_time() - self._started, 3),
+            "states": {state.value: states[state.value] for state in State},
+            "isolation": {name: layer._asdict() for name, layer in isolation.in_force().items()},
+            "engines": _engines(),
+            "faults": [
+                {"file": each.file, "key": each.key, "message": each.sentence} for each in self._faults
+            ],
+            "backbone": {
+                "pid": self._bus.pid,
+                "up": self._bus.up,
+                "epoch": self._bus.epoch,
+                "restarts": self._bus.restarts,
+            },
+        }
+
+    def capsules(self) -> Sequence[JsonObject]:
+        return [capsule_shape(self._capsules[name]) for name in sorted(self._capsules)]
+
+    def capsule(self, name: str) -> JsonObject:
+        return capsule_shape(self._find(name))
+
+    async def act(self, name: str, verb: Verb, *, wait: Wait | None, timeout: float | None) -> ActResult:
+        capsule = self._find(name)
+        if wait is not None and wait not in _REACHED_BY[verb]:
+            raise Conflict(
+                f"cannot {verb.value} {name} and wait until it is {wait}: wait for {_REACHED_BY[verb][0]}"
+            )
+        if self.stopping and verb not in (Verb.STOP, Verb.KILL):
+            raise ShuttingDown(f"cannot {verb.value} {name}: the supervisor shuts down")
+        try:
+            capsule.feed(EVENTS[verb])
+        except lifecycle.Illegal as exc:
+            raise Conflict(f"cannot {verb.value} {name}: {exc}", {"state": capsule.state.value}) from exc
+        self._changes += 1
+        change = f"change-{self._changes}"
+        if wait is not None:
+            await self._wait(capsule, wait, timeout)
+        return ActResult(change, capsule_shape(capsule), wait is not None)
+
+    def logs(self, name: str, lines: int, since: datetime | None) -> Sequence[JsonObject]:
+        return self._find(name).book.last(lines, since)
+
+    @contextmanager
+    def follow_logs(self, name: str) -> Generator[Follower, None, None]:
+        with self._find(name).book.followers.follow() as follower:
+            yield follower
+
+    def why(self, name: str) -> JsonObject:
+        capsule = self._find(name)
+        exits: list[Json] = [record.shape() for record in capsule.exits]
+        return {
+            "name": name,
+            "state": capsule.state.value,
+            "exits": exits,
+            "next": next_sentence(capsule),
+        }
+
+    async def bus(self) -> JsonObject:
+        # The pages first: see supervisor/balance.py.
+        claims = {
+            name: (capsule.instance.index, capsule.instance.claims())
+            for name, capsule in self._capsules.items()
+            if capsule.instance is not None
+        }
+        try:
+            figures = await self._bus.figures()
+        except BusDown as exc:
+            raise Failed(f"cannot read the ledger: {exc}: try again in a second") from exc
+        return self._accounts.document(self._bus.epoch, claims, figures, sorted(self._capsules))
+
+    def acl(self, capsule: str, verb: AclVerb, topic: str) -> JsonObject:
+        grants = self._find(capsule).entry.manifest.grants
+        segments = topics.split(topic)
+        grant = grants.publisher(segments) if verb == "publish" else grants.subscriber(segments)
+        return {
+            "capsule": capsule,
+            "verb": verb,
+            "topic": topic,
+            "allowed": grant is not None,
+            "grant": grant,
+        }
+
+    def health(self, level: HealthLevel) -> tuple[bool, JsonObject]:
+        missing: list[Json] = []
+        if not self._bus.up:
+            missing.append("the backbone is being restarted")
+        if level == "ready":
+            missing += [
+                f"{name} is {capsule.state.value}"
+                for name, capsule in sorted(self._capsules.items())
+                if capsule.desired is Desired.UP and capsule.state is not State.READY
+            ]
+        if self.stopping:
+            missing.append("the supervisor shuts down")
+        return not missing, {"healthy": not missing, "level": level, "missing": missing}
+
+    def events(self, since: datetime | None) -> Sequence[JsonObject]:
+        return [event for time, event in self._events if since is None or time >= since]
+
+    @contextmanager
+    def follow_events(self) -> Generator[Follower, None, None]:
+        with self._followers.follow() as follower:
+            yield follower
+
+    def shutdown(self) -> None:
+        self._shutdown()
+
+    # ── inside ───────────────────────────────────────────────────────────────────────────────────
+
+    def _find(self, name: str) -> Capsule:
+        if name not in self._capsules:
+            raise NoSuchCapsule(name)
+        return self._capsules[name]
+
+    async def _wait(self, capsule: Capsule, wait: Wait, timeout: float | None) -> None:
+        with trio.move_on_after(float("inf") if timeout is None else timeout):
+            while not _reached(capsule, wait):
+                if refusal := _hopeless(capsule, wait):
+                    raise refusal
+                await capsule.changed()
+            return
+        raise WaitTimedOut(
+            f"cannot wait any longer for {capsule.name}: it is {capsule.state.value} and not {wait} after "
+            f"{timeout:g} s; what was begun goes on",
+            {"state": capsule.state.value},
+        )
+
+
+def _reached(capsule: Capsule, wait: Wait) -> bool:
+    return capsule.down if wait == "down" else capsule.state is State.READY
+
+
+def _hopeless(capsule: Capsule, wait: Wait) -> Refused | None:
+    """Why what is waited for cannot come any more."""
+    if wait == "down":
+        if capsule.desired is Desired.UP:
+            return Failed(f"cannot wait until {capsule.name} is down: somebody wants it up now")
+        return None
+    if capsule.desired is Desired.DOWN:
+        return Failed(f"cannot wait until {capsule.name} is ready: somebody wants it down now")
+    if capsule.state in (State.FAILED, State.STOPPED):
+        ended = capsule.exits[0].reason.value if capsule.exits else "unknown"
+        return Failed(
+            f"cannot wait until {capsule.name} is ready: it is {capsule.state.value}, its last end was "
+            f"{ended}: `capsulectl why {capsule.name}` tells more",
+            {"state": capsule.state.value, "reason": ended},
+        )
+    return None
+
+
+def _engines() -> dict[str, Json]:
+    """What the workers can run. Asked of the installed packages, for no engine is loaded into this process."""
+    try:
+        version = importlib.metadata.version("wasmer")
+    except importlib.metadata.PackageNotFoundError:
+        return {"wasmer": {"available": False, "why": "the package wasmer is not installed"}}
+    if sys.version_info >= (3, 11):
+        return {"wasmer": {"available": False, "why": "its binding needs CPython 3.10"}}
+    return {"wasmer": {"available": True, "version": version}}

@@ -1,0 +1,82 @@
+"""A capsule as the control socket shows it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import psutil
+
+from capsuled.proto.control import State
+from capsuled.supervisor import clock, isolation
+from capsuled.supervisor.capsule import Capsule
+from capsuled.supervisor.control.shapes import Json, JsonObject
+
+
+def capsule_shape(capsule: Capsule) -> JsonObject:
+    """The capsule of the control contract. Sizes are bytes, durations seconds."""
+    instance, manifest = capsule.instance, capsule.entry.manifest
+    pid = instance.pid if instance is not None else None
+    limits: dict[str, Json] = asdict(manifest.limits)
+    last: Json = capsule.exits[0].shape() if capsule.exits else None
+    return {
+        "name": capsule.name,
+        "desired": capsule.desired.value,
+        "state": capsule.state.value,
+        "ready": capsule.state is State.READY,
+        "since": clock.rfc3339(capsule.since),
+        "pid": pid,
+        "instance": capsule.instance_id,
+        "attempt": capsule.budget.attempt,
+        "next_attempt_at": None
+        if capsule.next_attempt_at is None
+        else clock.rfc3339(capsule.next_attempt_at),
+        "last_exit": last,
+        "usage": _usage(capsule, pid),
+        "limits": limits,
+        "engine": instance.engine if instance is not None and instance.engine else manifest.component.engine,
+        "isolation": {}
+        if pid is None
+        else {name: layer._asdict() for name, layer in isolation.observe(pid).items()},
+        "version": manifest.package.version,
+        "manifest": str(capsule.entry.manifest_path),
+    }
+
+
+def next_sentence(capsule: Capsule) -> str:
+    """What happens now, or what the operator has to do."""
+    name = capsule.name
+    match capsule.state:
+        case State.READY:
+            return "it runs"
+        case State.STARTING:
+            timeout = capsule.entry.manifest.supervision.ready_timeout
+            return f"it is starting; it is killed when it is not ready within {timeout:g} s"
+        case State.STOPPING:
+            return f"it is being stopped; it is killed after {capsule.entry.manifest.supervision.stop_timeout:g} s"
+        case State.BACKOFF:
+            when = clock.rfc3339(capsule.next_attempt_at) if capsule.next_attempt_at else "soon"
+            return f"it is started again at {when}, attempt {capsule.budget.attempt}"
+        case State.FAILED:
+            return f"nothing: it failed too often; mend it, then `capsulectl reset-failed {name}`"
+        case State.STOPPED:
+            return f"nothing until `capsulectl start {name}`"
+
+
+def _usage(capsule: Capsule, pid: int | None) -> JsonObject:
+    """What it uses now: the process by the kernel's word, the guest's memory by the worker's."""
+    if pid is None or capsule.instance is None:
+        return {"cpu_seconds": 0.0, "memory": 0, "process_memory": 0, "open_files": 0}
+    claims = capsule.instance.claims()
+    try:
+        process = psutil.Process(pid)
+        with process.oneshot():
+            times = process.cpu_times()
+            return {
+                "cpu_seconds": round(times.user + times.system, 3),
+                "memory": claims.memory if claims is not None else 0,
+                "process_memory": process.memory_info().rss,
+                "open_files": process.num_fds(),
+            }
+    except psutil.Error:
+        # It has just ended, or is another user's: what is not known is not guessed.
+        return {"cpu_seconds": 0.0, "memory": 0, "process_memory": 0, "open_files": 0}

@@ -33,8 +33,19 @@ COALESCE_RECORDS = 16
 COALESCE_BYTES = 48 * 1024
 """A frame is closed once it holds this much, so that one frame's worth of delay stays small."""
 
+MAX_RECORDS = 256
+"""Most records in a frame from a worker: far more than an honest one puts into it. A frame of the size that a
+large payload may have would hold a quarter of a million, and keep the backbone from everybody else for seconds."""
+
 ALONE_BYTES = 4 * 1024
 """A record with a larger body travels alone: coalescing would copy it once more for nothing."""
+
+EPOCH_SHIFT = 40
+"""The global sequence numbers of an epoch begin above `epoch << EPOCH_SHIFT`, so that none is used twice: at
+200 000 publishes a second an epoch uses up its share in two months."""
+
+MAX_EPOCH = (1 << (64 - EPOCH_SHIFT)) - 1
+"""Sequence numbers have 64 bits."""
 
 OVERHEAD_BYTES = 4 * 1024
 """How much larger than its payload a frame may be: head, topic, and room for control records."""
@@ -54,7 +65,7 @@ class UpKind(IntEnum):
     """Kinds from a worker to the backbone."""
 
     PUBLISH = 1
-    """text topic, a the low 32 bits of the worker's publish count, b cause (0: none), body payload."""
+    """text topic, a low 32 bits of the count of publishes before it, b cause (0: none), body payload."""
     SUBSCRIBE = 2
     """text pattern, a handle."""
     UNSUBSCRIBE = 3
@@ -71,7 +82,8 @@ class DownKind(IntEnum):
     MESSAGE = 1
     """text topic, a origin index, b global sequence number, c time in ms, d cause (0: none), body payload."""
     SUBSCRIBED = 2
-    """a handle, b errno (0: subscribed), text the sentence of a refusal."""
+    """a handle, b errno (0: subscribed), c the last global sequence number before it, text the sentence of a
+    refusal. Messages up to c are not the handle's; of those after it none is missed."""
     ORIGIN = 3
     """Precedes the first message of an origin. a index, text source, body instance (16 bytes), principal."""
     HELLO = 4
@@ -81,7 +93,8 @@ class DownKind(IntEnum):
     LAGGED = 6
     """a handle, b messages of it that were lost in the backbone, in all; precedes the next message of it."""
     UNSUBSCRIBED = 7
-    """a handle: no message follows on its account."""
+    """a handle. Messages sent before this record count for it, those after it do not, although they may have been
+    published earlier: control records overtake the messages that wait."""
 
 
 _UP_KINDS = frozenset(map(int, UpKind))

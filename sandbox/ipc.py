@@ -65,7 +65,10 @@ class Ipc:
         self._bucket = Bucket(
             limits.publish_bytes_per_second, limits.publish_messages_per_second, time.monotonic()
         )
-        self._rate = f"{limits.publish_bytes_per_second} bytes and {limits.publish_messages_per_second} messages a second"
+        self._rate = (
+            f"{limits.publish_bytes_per_second} bytes and "
+            f"{limits.publish_messages_per_second} messages a second"
+        )
         self._outgoing = Outgoing()
         self._published = 0
         self._last_flush = 0.0

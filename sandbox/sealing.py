@@ -26,6 +26,10 @@ _MAX_FD = 0x7FFF_FFFF
 """A descriptor is a C int. close_range(2), which Python calls where the kernel has it, does not mind the distance."""
 
 
+STACK_BYTES = 2 * 1024 * 1024
+"""A guest that overflows 8 MiB leaves a backtrace of 261 000 frames, 127 MiB to report it; 2 MiB need 46."""
+
+
 class SealingFailed(Exception):
     """A step could not be done; the message names it."""
 
@@ -75,6 +79,7 @@ def rlimits(limits: WorkerLimits) -> Limits:
     """
     found: Limits = {
         resource.RLIMIT_DATA: (limits.process_memory, limits.process_memory),
+        resource.RLIMIT_STACK: (STACK_BYTES, STACK_BYTES),
         resource.RLIMIT_NOFILE: (limits.open_files + SPARE_DESCRIPTORS,) * 2,
         resource.RLIMIT_FSIZE: (0, 0),
         resource.RLIMIT_CORE: (0, 0),
@@ -88,9 +93,10 @@ def rlimits(limits: WorkerLimits) -> Limits:
 def _limit(limits: Limits) -> None:
     for which, (soft, hard) in limits.items():
         _, ceiling = resource.getrlimit(which)
-        if ceiling != resource.RLIM_INFINITY and (hard == resource.RLIM_INFINITY or hard > ceiling):
-            soft, hard = min(soft, ceiling), ceiling  # the system's own limit is tighter: it stays
-        resource.setrlimit(which, (soft, hard))
+        if ceiling == resource.RLIM_INFINITY:
+            ceiling = hard
+        # Where the system's own limit is tighter, that one stays.
+        resource.setrlimit(which, (min(soft, ceiling), min(hard, ceiling)))
 
 
 def _close_all_but(keep: Iterable[int]) -> None:

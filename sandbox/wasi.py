@@ -5,8 +5,8 @@ is at its end, and 1 and 2, whose bytes become log lines; every other one is `ba
 standard can be imported, since linkers keep some that are never called; those without a method here answer
 `badf`.
 
-Names, signatures, layouts and numbers: WASI's ``wasi_snapshot_preview1.witx`` and ``typenames.witx``. An errno
-is the result as it is, not negated as in our own ABI.
+Names, signatures, layouts and numbers: ``wasi_snapshot_preview1.witx`` and ``typenames.witx`` of WASI. An
+errno is the result as it is, not negated as in our own ABI.
 """
 
 from __future__ import annotations
@@ -119,8 +119,8 @@ class WasiHost(Protocol):
 class LineSplitter:
     """Makes lines of one descriptor's bytes, however they were cut into writes.
 
-    A line has no newline and at most `limit` bytes as UTF-8: a longer one becomes several. What is no UTF-8 is
-    replaced by U+FFFD. At most `limit` bytes wait for their newline.
+    A line is valid UTF-8, without a newline, of at most `limit` bytes: a longer one becomes several. What is
+    not UTF-8 is replaced by U+FFFD. At most `limit` bytes wait for their newline.
     """
 
     def __init__(self, limit: int = MAX_LOG_TEXT) -> None:
@@ -129,12 +129,12 @@ class LineSplitter:
         self._limit = limit
         self._waiting = bytearray()
 
-    def feed(self, data: bytes) -> list[str]:
+    def feed(self, data: bytes) -> list[bytes]:
         """The lines that are complete now."""
         waiting, limit = self._waiting, self._limit
         searched = len(waiting)  # there is no newline before here
         waiting += data
-        lines: list[str] = []
+        lines: list[bytes] = []
         start = 0
         while True:
             end = waiting.find(b"\n", max(start, searched), start + limit + 1)
@@ -149,22 +149,22 @@ class LineSplitter:
                 del waiting[:start]
                 return lines
 
-    def rest(self) -> list[str]:
+    def flush(self) -> list[bytes]:
         """What waits for its newline, at the end: no line, one, or more where replacing made it too long."""
         waiting = bytes(self._waiting)
         self._waiting.clear()
         return self._pieces(waiting) if waiting else []
 
-    def _pieces(self, line: bytes) -> list[str]:
-        """The line as text, which replacing may make three times as long."""
+    def _pieces(self, line: bytes) -> list[bytes]:
+        """The line as valid UTF-8, which replacing may make three times as long."""
         text = line.decode(errors="replace").encode()
-        pieces: list[str] = []
+        pieces: list[bytes] = []
         start = 0
         while len(text) - start > self._limit:
             end = _boundary(text, start + self._limit)
-            pieces.append(text[start:end].decode())
+            pieces.append(text[start:end])
             start = end
-        pieces.append(text[start:].decode())
+        pieces.append(text[start:])
         return pieces
 
 

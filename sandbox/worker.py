@@ -16,7 +16,6 @@ from typing import NoReturn
 from capsuled.proto import order as orders
 from capsuled.proto import reports
 from capsuled.proto.abi import FUNCTIONS, INITIALIZE_EXPORT, MODULE, RUN_EXPORT
-from capsuled.proto.control import LogStream
 from capsuled.proto.ledger import Total
 from capsuled.proto.order import Order
 from capsuled.proto.reports import Ended, Listening, Ready, Started
@@ -124,7 +123,8 @@ class Worker:
             has_run_loop=entry == RUN_EXPORT,
         )
         imports = {**host.functions(), **wasi.functions(lambda: host.memory, self._system)}
-        guest = engine.instantiate(wasm, imports, GuestLimits(order.limits.memory))
+        calls = self._page.slots[Total.HOST_CALLS : Total.HOST_CALLS + 1]
+        guest = engine.instantiate(wasm, imports, GuestLimits(order.limits.memory), calls)
         host.memory = guest.memory
         self._guest = guest
         self._ipc.before_wait = self._bring_up_to_date
@@ -140,9 +140,8 @@ class Worker:
             self._supervisor.report(Ready())
 
     def _bring_up_to_date(self) -> None:
-        """The figures of the page that no call keeps by itself."""
+        """The figure of the page that no call keeps by itself."""
         if self._guest is not None:
-            self._page.slots[Total.HOST_CALLS] = self._guest.host_calls
             self._page.slots[Total.MEMORY] = self._guest.memory.size()
 
 

@@ -217,10 +217,10 @@ class Capsule:
         # A worker may report whatever it likes: only what this instance can mean is taken.
         ready = self.entry.manifest.supervision.ready
         if (
-            isinstance(report, Ready)
-            and ready == "guest"
-            or isinstance(report, Started)
-            and ready == "started"
+            (isinstance(report, Ready)
+            and ready == "guest")
+            or (isinstance(report, Started)
+            and ready == "started")
         ):
             self.feed(Event.READY)
 

@@ -45,13 +45,13 @@ STRICT = ConfigDict(extra="forbid")
 MAX_REASON = 200
 """Characters of what the parser says; it may repeat keys of the file."""
 
-_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
-
 MAX_VERSION = 64
 """Characters of a version or a range; its parts are numbers of any length otherwise."""
 
 INTEGERS = range(-(2**63), 2**63)
 """What TOML promises to carry. CBOR needs a tag for what is far beyond, and no tag is accepted."""
+
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 Path = tuple["str | int", ...]
 """Where something stands in a file: keys, and indices in lists from 0."""
@@ -60,6 +60,10 @@ Finding = tuple[Path, str]
 """Where in a file, and the sentence."""
 
 T = TypeVar("T")
+
+# Of each class once: making them takes 30 ms, and a supervisor reads a thousand manifests at its start.
+_ADAPTERS: dict[object, TypeAdapter[object]] = {}
+_FIELDS: dict[object, dict[str, object]] = {}
 
 
 @dataclass(frozen=True, order=True)
@@ -74,7 +78,9 @@ class Fault:
     sentence: str
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (self.file, self.key, self.sentence) if part)
+        """One line. File names and values come from authors: what a terminal could obey is escaped."""
+        line = ": ".join(part for part in (self.file, self.key, self.sentence) if part)
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 class FileInvalid(ValueError):
@@ -251,13 +257,13 @@ def read_toml(text: str, file: str) -> dict[str, object]:
 def structure(model: type[T], table: Mapping[str, object], file: str) -> T:
     """`table` as the dataclass `model`. Raises `FileInvalid` with every fault of its structure and values."""
     try:
-        return TypeAdapter(model).validate_python(table)
+        return cast(T, _adapter(model).validate_python(table))
     except ValidationError as exc:
         faults = [_fault(model, error, file) for error in exc.errors(include_url=False)]
         raise FileInvalid(faults) from exc
 
 
-def quantities(model: type[object]) -> dict[str, Quantity]:
+def quantities(model: type[object]) -> Mapping[str, Quantity]:
     """The bounds of each field of a dataclass that is a number."""
     return {
         name: found.kind
@@ -376,8 +382,17 @@ def _bare(model: object) -> object:
     return cast(object, get_args(model)[0]) if get_origin(model) is Annotated else model
 
 
+def _adapter(model: type[object]) -> TypeAdapter[object]:
+    if model not in _ADAPTERS:
+        _ADAPTERS[model] = TypeAdapter(model)
+    return _ADAPTERS[model]
+
+
 def _fields(model: object) -> dict[str, object]:
+    """Each field of a dataclass with its annotation; of what is none, nothing."""
     if not is_dataclass(model):
         return {}
-    hints = cast(dict[str, object], get_type_hints(model, include_extras=True))
-    return {each.name: hints[each.name] for each in fields(model)}
+    if model not in _FIELDS:
+        hints = cast(dict[str, object], get_type_hints(model, include_extras=True))
+        _FIELDS[model] = {each.name: hints[each.name] for each in fields(model)}
+    return _FIELDS[model]

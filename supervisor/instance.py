@@ -119,11 +119,10 @@ class Instance:
     async def run(self) -> Ending:
         """From nothing to nothing. Raises nothing that is the capsule's fault."""
         try:
-            with ExitStack() as worker_ends:
-                with descriptors.make(
-                    self.manifest.package.name, self._wasm, self._edge, worker_ends
-                ) as made:
-                    return await self._run(*made, worker_ends)
+            with ExitStack() as worker_ends, descriptors.make(
+                self.manifest.package.name, self._wasm, self._edge, worker_ends
+            ) as made:
+                return await self._run(*made, worker_ends)
         except (OSError, SpawnError) as exc:
             return Ending(Evidence(spawn_error=str(exc)), 0.0, None, None)
 

@@ -39,6 +39,7 @@ def observe(pid: int) -> dict[str, Layer]:
 
 _LIMITS = {
     "data": resource.RLIMIT_DATA,
+    "stack": resource.RLIMIT_STACK,
     "nofile": resource.RLIMIT_NOFILE,
     "fsize": resource.RLIMIT_FSIZE,
     "core": resource.RLIMIT_CORE,

@@ -64,7 +64,7 @@ class Process:
         await trio.lowlevel.wait_readable(self._pidfd)
         # Before it is reaped: until then nobody else can get its number.
         self._kill_group()
-        _, status, usage = os.wait4(self.pid, 0)
+        _, status, usage = os.wait4(self.pid, 0)  # noqa: ASYNC222  (it has ended: this does not wait)
         self._gone = True
         os.close(self._pidfd)
         code = os.waitstatus_to_exitcode(status)

@@ -80,6 +80,14 @@ class GuestLimits:
     """For all tables together. They are outside of linear memory: 8 bytes an element."""
 
 
+class Counter(Protocol):
+    """A number at index 0: a list, or a view of shared memory."""
+
+    def __getitem__(self, index: Literal[0], /) -> int: ...
+
+    def __setitem__(self, index: Literal[0], value: int, /) -> None: ...
+
+
 class GuestMemory(Protocol):
     """The guest's linear memory. Pointers and lengths are unsigned; every range is checked."""
 
@@ -130,8 +138,13 @@ class Engine(Protocol):
         """As a manifest names it."""
         ...
 
-    def instantiate(self, wasm: bytes, imports: Imports, limits: GuestLimits) -> Guest:
+    def instantiate(
+        self, wasm: bytes, imports: Imports, limits: GuestLimits, calls: Counter | None = None
+    ) -> Guest:
         """Compile `wasm` and instantiate it. Raises `EngineError`, and what a host function raised.
+
+        Host calls are counted in `calls[0]`, from what stands there: the ledger page, which a supervisor reads
+        while the guest computes.
 
         Only the imports that the module names are bound. One that is not there, has another signature or is
         no function is a `ModuleRejected`; so is a module that does not export its memory as `memory`. Its

@@ -10,8 +10,8 @@ returns from that function (its pool closes, all in it is freed), calls it again
 same object, which may be a `RuntimeError` too: so what a host function raised is remembered, and never taken
 for a trap. After either the engine may be damaged and nothing goes on: the caller reports and exits.
 
-*What it leaves behind.* A backtrace has a line for each frame: 15 MB after a stack overflow. It is cut before
-anything keeps it. How deep a stack can be is `RLIMIT_STACK`'s to say.
+*Backtraces.* One has a line for each frame, and is cut before anything keeps it. Making it takes 110 MiB when
+8 MiB of stack overflow, and the process aborts where it may not have them: with `RLIMIT_STACK` at 2 MiB, 30.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from capsuled.proto import abi
 from capsuled.sandbox.engine import binary, shim
 from capsuled.sandbox.engine.reader import shown
 from capsuled.sandbox.engine.seam import (
+    Counter,
     EngineUnavailable,
     GuestLimits,
     GuestTrap,
@@ -115,7 +116,7 @@ class WasmerMemory:
 class WasmerGuest:
     """An instance, and the greenlet that it runs in."""
 
-    def __init__(self, store: Any, info: binary.ModuleInfo) -> None:
+    def __init__(self, store: Any, info: binary.ModuleInfo, calls: Counter) -> None:
         self.memory = WasmerMemory()
         self._store = store
         self._info = info
@@ -123,13 +124,12 @@ class WasmerGuest:
         self._kept: list[Any] = []
         self._exports: Any = None
         self._main = getcurrent()
-        self._left = DRAIN_CALLS
-        self._drains = 0
+        self._calls = calls
         self._raised: BaseException | None = None
 
     @property
     def host_calls(self) -> int:
-        return (self._drains + 1) * DRAIN_CALLS - self._left
+        return self._calls[0]
 
     def call(self, export: str) -> None:
         kind, signature = self._info.exports.get(export, ("", None))
@@ -166,10 +166,8 @@ class WasmerGuest:
             while not guest.dead:
                 resume_in_pool()
         except RuntimeError as exc:
-            if exc is self._raised:
-                raise
             trap = _trap(exc)
-        if self._raised is not None:  # GreenletExit ends a greenlet as if it had returned
+        if self._raised is not None:  # even if nothing was caught: GreenletExit ends a greenlet like a return
             raise self._raised
         if trap is not None:
             raise trap  # here, so that it does not hold the exception with the whole backtrace
@@ -179,37 +177,37 @@ class WasmerGuest:
 
         It is counted first, so that a call in progress counts, and drained last, with the result in place.
         """
-        call, count = function.call, len(function.signature[0])
+        call, count, calls = function.call, len(function.signature[0]), self._calls
         if count == 0:
 
             def enter() -> None:
-                self._left = left = self._left - 1
+                calls[0] = so_far = calls[0] + 1
                 try:
                     arguments[0] = call() & _MASK
                 except BaseException as exc:
                     self._fail(exc)
-                if not left:
-                    self._drain()
+                if not so_far % DRAIN_CALLS:
+                    self._main.switch()
         elif count == 4:  # publishing and receiving
 
             def enter() -> None:
-                self._left = left = self._left - 1
+                calls[0] = so_far = calls[0] + 1
                 try:
                     arguments[0] = call(arguments[0], arguments[1], arguments[2], arguments[3]) & _MASK
                 except BaseException as exc:
                     self._fail(exc)
-                if not left:
-                    self._drain()
+                if not so_far % DRAIN_CALLS:
+                    self._main.switch()
         else:
 
             def enter() -> None:
-                self._left = left = self._left - 1
+                calls[0] = so_far = calls[0] + 1
                 try:
                     arguments[0] = call(*arguments[:count].tolist()) & _MASK
                 except BaseException as exc:
                     self._fail(exc)
-                if not left:
-                    self._drain()
+                if not so_far % DRAIN_CALLS:
+                    self._main.switch()
 
         return enter
 
@@ -217,18 +215,15 @@ class WasmerGuest:
         self._raised = exc
         raise exc
 
-    def _drain(self) -> None:
-        self._drains += 1
-        self._left = DRAIN_CALLS
-        self._main.switch()
-
 
 class WasmerEngine:
     """See the module's docstring."""
 
     name = "wasmer"
 
-    def instantiate(self, wasm: bytes, imports: Imports, limits: GuestLimits) -> WasmerGuest:
+    def instantiate(
+        self, wasm: bytes, imports: Imports, limits: GuestLimits, calls: Counter | None = None
+    ) -> WasmerGuest:
         info = binary.inspect(wasm)
         functions = binary.wanted(info, imports)
         if info.exports.get(abi.MEMORY_EXPORT, ("", None))[0] != "memory":
@@ -239,7 +234,7 @@ class WasmerEngine:
             module = wasmer.Module(store, capped)
         except RuntimeError as exc:
             raise ModuleRejected(f"the engine rejects it: {_first_line(exc)}") from exc
-        guest = WasmerGuest(store, info)
+        guest = WasmerGuest(store, info, [0] if calls is None else calls)
         guest.start(module, _bind(store, guest, functions))
         return guest
 

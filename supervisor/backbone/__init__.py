@@ -4,8 +4,11 @@ It runs no guest and no Trio. In reading order:
 
 - `outbox`: what waits for one capsule, bounded, oldest out first, counted exactly
 - `members`: one attached capsule: who it is, what it may do, what it has done
+- `origins`: who a message comes from, as its subscribers are told
+- `figures`: what the supervisor is told of a member's counts
 - `router`: from one record in to the outboxes of its subscribers: the rule that decides every delivery
 - `protocol`: what the supervisor and the backbone tell each other
+- `channel`: the socket to the supervisor
 - `edges`: the ZeroMQ sockets, one for each capsule
 - `loop`: the epoll loop that drives them
 """

@@ -2,20 +2,24 @@
 
 A turn reads what is there (bounded for each edge, so that nobody is first for long), lets the router decide,
 and flushes each outbox once. The descriptors of ZeroMQ are edge-triggered: an edge stays on the `ready` list
-until a receive came up empty *and* EVENTS agrees, and after a send EVENTS is asked again, since the send may
-have eaten the news of something to read.
+until a receive came up empty *and* EVENTS agrees. After a send EVENTS is asked again, since the send may have
+eaten the news of something to read. An edge that is not read for now is asked all the same: its news may be that
+there is room to send, and news that nobody takes would wake the loop for ever.
 """
 
 from __future__ import annotations
 
 import heapq
+import os
 import select
 import socket
 import time
+import traceback
 from typing import NoReturn
 
-from capsuled.proto.records import RecordError
+from capsuled.proto.records import RecordError, max_frame
 from capsuled.supervisor.backbone import edges, protocol
+from capsuled.supervisor.backbone.channel import Channel, SupervisorGone
 from capsuled.supervisor.backbone.edges import Edge, PeerMismatch
 from capsuled.supervisor.backbone.protocol import Json, Settings
 from capsuled.supervisor.backbone.router import Router
@@ -23,44 +27,42 @@ from capsuled.supervisor.backbone.router import Router
 FRAMES_PER_TURN = 32
 """Frames read from one edge before the next one has its turn."""
 
-COMMAND_BYTES = 256 * 1024
-"""Read at once from the supervisor."""
+RECORDS_PER_TURN = 512
+"""The same for records: 32 frames as honest workers fill them."""
 
-
-class SupervisorGone(Exception):
-    """The supervisor's end of the socket is closed: there is nobody left to carry messages for."""
+LONGEST_WAIT = 3600.0
+"""Seconds in one poll: epoll takes milliseconds in 31 bits, and a pause after a large payload may be longer."""
 
 
 class Loop:
     """The backbone's state in one process."""
 
     def __init__(self, supervisor: socket.socket) -> None:
-        supervisor.setblocking(False)
-        self._supervisor = supervisor
-        self._unpacker = protocol.Unpacker()
-        self._outgoing = bytearray()
+        self._channel = Channel(supervisor)
         self._epoll = select.epoll()
-        self._epoll.register(supervisor.fileno(), select.EPOLLIN)
+        self._epoll.register(self._channel.fd, select.EPOLLIN)
+        self._interest = select.EPOLLIN
         self._context = edges.context()
-        self._router = Router(epoch=0, on_subscriptions=self._tell_subscriptions)
+        # Of no use before `configure`, which the supervisor sends before anything else.
         self._settings = Settings(epoch=0, total_queue_bytes=0, largest_payload=1)
+        self._router = self._new_router()
         self._begun = False
         self._stopping = False
         self._edges: dict[int, Edge] = {}
+        """By member index; closed ones stay until their member is detached."""
         self._by_fd: dict[int, Edge] = {}
         self._ready: dict[Edge, None] = {}
-        self._blocked: dict[Edge, None] = {}
+        """To be read in this turn."""
+        self._waiting: dict[Edge, None] = {}
+        """Edges whose outbox could not be emptied."""
+        self._untold: list[Edge] = []
         self._paused: list[tuple[float, int]] = []
         """Heap of when to read which member again."""
 
     def run(self) -> None:
         """Until the supervisor says stop. Raises `SupervisorGone` when it is gone instead."""
-        while not self._stopping:
-            for fd, _ in self._epoll.poll(self._timeout()):
-                if fd == self._supervisor.fileno():
-                    self._command()
-                elif fd in self._by_fd:
-                    self._ready[self._by_fd[fd]] = None
+        while not (self._stopping and self._channel.written):
+            self._hear(self._epoll.poll(self._timeout()))
             now = time.monotonic()
             self._resume(now)
             now_ms = time.time_ns() // 1_000_000
@@ -68,123 +70,142 @@ class Loop:
                 self._read(edge, now, now_ms)
             self._flush()
             self._write()
-        for edge in self._edges.values():
+        for edge in self._by_fd.values():
             edge.close()
-        self._write()
 
-    def _timeout(self) -> float | None:
+    def _timeout(self) -> float:
         if self._ready:
             return 0.0
         if self._paused:
-            return max(0.0, self._paused[0][0] - time.monotonic())
-        return None
+            return min(max(0.0, self._paused[0][0] - time.monotonic()), LONGEST_WAIT)
+        return LONGEST_WAIT
+
+    def _hear(self, events: list[tuple[int, int]]) -> None:
+        # Edges first: a command may detach a member, whose last frames came before it.
+        commands = False
+        for fd, _ in events:
+            if fd == self._channel.fd:
+                commands = True
+            elif fd in self._by_fd:
+                self._ready[self._by_fd[fd]] = None
+        if commands:
+            for message in self._channel.receive():
+                self._obey(message)
 
     # ── the edges ────────────────────────────────────────────────────────────────────────────────
 
     def _read(self, edge: Edge, now: float, now_ms: int) -> None:
         member = edge.member
-        if edge.paused or self._router.deaf(member):
-            edge.deaf = not edge.paused
-            del self._ready[edge]
-            return
+        taken = 0
         for _ in range(FRAMES_PER_TURN):
+            edge.deaf = self._router.deaf(member)
+            if edge.resting:
+                self._settle(edge)
+                return
+            known = edge.verified
             try:
                 frame = edge.receive()
-                if frame is None:
-                    self._settle(edge)
-                    return
-                self._router.take(member, frame, now, now_ms)
-            except RecordError as exc:
-                member.refused["malformed"] += 1
-                self._fault(edge, f"malformed frame: {exc}")
             except PeerMismatch as exc:
-                self._fault(edge, str(exc))
-                self._drop(edge)
+                self._cut(edge, str(exc))
                 return
-            if member.said_bye:
-                member.said_bye = False
-                self._tell({"op": "bye", "index": member.admission.index})
+            if frame is None:
+                self._settle(edge)
+                return
+            if not known:
+                self._router.mark(member.outbox)
+            try:
+                taken += self._router.take(member, frame, now, now_ms)
+            except RecordError as exc:
+                self._malformed(edge, exc)
             wait = max(member.bucket.wait(), member.control_bucket.wait())
             if wait > 0.0:
-                edge.paused = True
-                heapq.heappush(self._paused, (now + wait, member.admission.index))
-                del self._ready[edge]
+                edge.resume_at = now + wait
+                heapq.heappush(self._paused, (edge.resume_at, member.admission.index))
+            if taken >= RECORDS_PER_TURN:
                 return
 
     def _settle(self, edge: Edge) -> None:
-        """A receive came up empty: believe it only when EVENTS agrees."""
-        readable, writable = edge.events()
-        if not readable:
-            self._ready.pop(edge, None)
-        if edge.blocked and writable:
+        """There is nothing to read, or nothing may be read: leave it until there is news."""
+        self._ready.pop(edge, None)
+        self._look(edge)
+        if edge in self._waiting:
             self._send(edge)
+
+    def _look(self, edge: Edge) -> None:
+        """Take the news of an edge, for both directions."""
+        events = edge.look()
+        if events.broken:
+            limit = max_frame(edge.member.admission.max_payload)
+            self._cut(edge, f"broke the protocol: a frame of more than {limit} bytes, or none of ZeroMQ's")
+        elif events.readable and not edge.resting:
+            self._ready[edge] = None
 
     def _resume(self, now: float) -> None:
         while self._paused and self._paused[0][0] <= now:
             _, index = heapq.heappop(self._paused)
             edge = self._edges.get(index)
-            if edge is not None:
-                edge.paused = False
+            # Another member may have the index by now, and pause for reasons of its own.
+            if edge is not None and not edge.closed and edge.resume_at <= now:
+                edge.resume_at = 0.0
                 self._ready[edge] = None
+
+    def _malformed(self, edge: Edge, error: RecordError) -> None:
+        edge.member.refused["malformed"] += 1
+        if not edge.faulted:
+            edge.faulted = True
+            self._fault(edge, f"malformed frame: {error}")
 
     def _flush(self) -> None:
         outboxes, self._router.flush = self._router.flush, []
         for outbox in outboxes:
             outbox.dirty = False
             edge = self._edges.get(outbox.member)
-            if edge is not None and self._begun and not edge.blocked:
+            if edge is not None:
                 self._send(edge)
-        if self._blocked:
-            waiting = [edge.member.outbox for edge in self._blocked]
+        if self._waiting:
+            waiting = [edge.member.outbox for edge in self._waiting]
             self._router.bound_total(waiting, self._settings.total_queue_bytes)
 
     def _send(self, edge: Edge) -> None:
+        """Empty the member's outbox into ZeroMQ, as far as that takes it."""
+        self._waiting[edge] = None
         outbox = edge.member.outbox
-        while frame := edge.pending or outbox.take_frame():
+        while not edge.mute:
+            frame = edge.pending or outbox.take_frame()
+            if not frame:
+                del self._waiting[edge]
+                self._look(edge)
+                break
+            # What ZeroMQ does not take is sent first when it does. Room may have come since: hence the look.
+            edge.pending = b""
             if not edge.send(frame):
                 edge.pending = frame
-                edge.blocked = True
-                self._blocked[edge] = None
-                # Between the failed send and here room may have appeared, and its news been eaten.
-                if not edge.events()[1]:
-                    return
-            else:
-                edge.pending = b""
-        edge.blocked = False
-        self._blocked.pop(edge, None)
-        if edge.deaf or edge.events()[0]:
+                self._look(edge)
+        if edge.deaf and not self._router.deaf(edge.member):
             edge.deaf = False
             self._ready[edge] = None
 
-    def _drop(self, edge: Edge) -> None:
-        """Close an edge; its member stays until the supervisor detaches it."""
+    def _cut(self, edge: Edge, why: str) -> None:
+        """Close an edge; its member stays until the supervisor detaches it, and its outbox is bounded as ever."""
+        self._fault(edge, why)
+        self._close(edge)
+        self._waiting[edge] = None
+
+    def _close(self, edge: Edge) -> None:
+        if edge.closed:
+            return
         self._epoll.unregister(edge.fd)
         del self._by_fd[edge.fd]
-        del self._edges[edge.member.admission.index]
         self._ready.pop(edge, None)
-        self._blocked.pop(edge, None)
         edge.close()
 
     # ── the supervisor ───────────────────────────────────────────────────────────────────────────
-
-    def _command(self) -> None:
-        try:
-            data = self._supervisor.recv(COMMAND_BYTES)
-        except BlockingIOError:
-            return
-        except ConnectionError as exc:
-            raise SupervisorGone from exc
-        if not data:
-            raise SupervisorGone
-        for message in self._unpacker.feed(data):
-            self._obey(message)
 
     def _obey(self, message: Json) -> None:
         match message["op"]:
             case "configure":
                 self._settings = protocol.settings_of(message)
-                self._router.epoch = self._settings.epoch
-                self._router.seq = self._settings.epoch << 40
+                self._router = self._new_router()
             case "attach":
                 self._attach(message)
             case "begin":
@@ -196,77 +217,98 @@ class Loop:
             case "figures":
                 self._figures(message["request"])
             case "ping":
-                self._tell({"op": "pong", "epoch": self._router.epoch})
+                self._channel.tell({"op": "pong", "epoch": self._settings.epoch})
             case "stop":
                 self._stopping = True
             case other:
                 raise protocol.ProtocolError(f"there is no op {other!r} for the backbone")
 
+    def _new_router(self) -> Router:
+        return Router(self._settings.epoch, self._tell_subscriptions)
+
     def _attach(self, message: Json) -> None:
-        member = self._router.attach(protocol.admission_of(message), time.monotonic())
+        admission = protocol.admission_of(message)
+        if admission.index in self._edges:
+            raise protocol.ProtocolError(f"the index {admission.index} is attached already: detach it first")
+        member = self._router.attach(admission, time.monotonic())
         edge = Edge(self._context, member, self._settings.largest_payload)
-        self._edges[member.admission.index] = edge
+        self._edges[admission.index] = edge
         self._by_fd[edge.fd] = edge
+        self._waiting[edge] = None
         self._epoll.register(edge.fd, select.EPOLLIN)
         if self._begun:
             self._connect(edge)
 
     def _connect(self, edge: Edge) -> None:
+        # Nobody has been routed to it yet, so that the greeting is all that waits.
         self._router.greet(edge.member)
-        edge.connect()
-        self._ready[edge] = None
+        edge.connect(edge.member.outbox.take_frame())
+        self._look(edge)
 
     def _detach(self, index: int) -> None:
         edge = self._edges.get(index)
-        if edge is not None:
-            self._drop(edge)
-        if index in self._router.members:
-            figures = self._router.detach(index)
-            self._tell({"op": "detached", "index": index, "epoch": self._router.epoch, "figures": figures})
+        if edge is None:
+            return
+        if not edge.closed:
+            # What its worker sent before it ended is routed still.
+            self._read(edge, time.monotonic(), time.time_ns() // 1_000_000)
+        self._close(edge)
+        del self._edges[index]
+        self._waiting.pop(edge, None)
+        figures = self._router.detach(index)
+        self._channel.tell(
+            {"op": "detached", "index": index, "epoch": self._settings.epoch, "figures": figures}
+        )
 
     def _figures(self, request: int) -> None:
-        self._router.settle()
-        self._tell(
+        self._channel.tell(
             {
                 "op": "figures",
                 "request": request,
-                "epoch": self._router.epoch,
-                "members": [self._router.figures(member) for member in self._router.members.values()],
+                "epoch": self._settings.epoch,
+                "seq": self._router.seq,
+                "members": self._router.all_figures(),
             }
         )
 
     def _tell_subscriptions(self, index: int, table: list[tuple[int, str, bool]]) -> None:
-        self._tell({"op": "subscriptions", "index": index, "table": table})
-        self._write()  # before the worker is answered: see Router.on_subscriptions
+        """The worker is answered only when this has been written: see `Router.on_subscriptions`."""
+        self._channel.tell({"op": "subscriptions", "index": index, "table": table})
+        self._channel.write()
+        edge = self._edges[index]
+        if not self._channel.written and not edge.untold:
+            edge.untold = True
+            self._untold.append(edge)
 
     def _fault(self, edge: Edge, message: str) -> None:
-        self._tell({"op": "fault", "index": edge.member.admission.index, "message": message})
-
-    def _tell(self, message: Json) -> None:
-        self._outgoing += protocol.pack(message)
-        if len(self._outgoing) > protocol.MAX_MESSAGE:
-            raise SupervisorGone  # it has not read for 64 MiB: it is as good as gone
+        self._channel.tell({"op": "fault", "index": edge.member.admission.index, "message": message})
 
     def _write(self) -> None:
-        while self._outgoing:
-            try:
-                sent = self._supervisor.send(self._outgoing)
-            except BlockingIOError:
-                self._epoll.modify(self._supervisor.fileno(), select.EPOLLIN | select.EPOLLOUT)
-                return
-            except ConnectionError as exc:
-                raise SupervisorGone from exc
-            del self._outgoing[:sent]
-        self._epoll.modify(self._supervisor.fileno(), select.EPOLLIN)
+        self._channel.write()
+        if self._channel.written:
+            for edge in self._untold:
+                edge.untold = False
+                if not edge.closed:
+                    self._ready[edge] = None
+                    self._router.mark(edge.member.outbox)
+            self._untold = []
+        interest = select.EPOLLIN if self._channel.written else select.EPOLLIN | select.EPOLLOUT
+        if interest != self._interest:
+            self._interest = interest
+            self._epoll.modify(self._channel.fd, interest)
 
 
 def serve(supervisor: socket.socket) -> NoReturn:
-    """Run the loop to its end and leave without ZeroMQ's own farewell, which was once seen to hang."""
-    import os  # here, since nothing else in this module touches the process
+    """Run the loop to its end and leave without ZeroMQ's own farewell, which was once seen to hang.
 
-    status = 0
+    The exit status is 0 when the supervisor said stop, and 1 when it is gone or the loop has failed.
+    """
+    status = 1
     try:
         Loop(supervisor).run()
+        status = 0
     except SupervisorGone:
-        status = 1
+        pass  # nobody is left to be told why
+    except Exception:  # a defect, the supervisor's or ours: it must not end in the farewell either
+        traceback.print_exc()
     os._exit(status)

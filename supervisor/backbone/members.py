@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 
 from capsuled.proto.bucket import Bucket
 from capsuled.proto.grants import Grants
+from capsuled.proto.refusals import Errno
 from capsuled.proto.topics import Segments
 from capsuled.supervisor.backbone.outbox import Outbox
 
 CONTROL_RATE = 256
-"""Subscribe and unsubscribe requests per second (and their burst): each one costs all members their cached
-routes, so that a worker which repeats them for ever must wait for it, alone."""
+"""Control records per second (and their burst) that a worker may send: a subscription costs all members their
+cached routes, so that a worker which repeats it for ever must wait for it, alone."""
 
 MAX_ROUTES = 1024
 """Topics of one publisher that are cached; a publisher of ever new topics pays for each one itself."""
@@ -49,6 +50,8 @@ class Subscription:
     text: str
     pattern: Segments
     runtime_owned: bool
+    since: int
+    """Global sequence number when it began: no message up to this one is its."""
     matched: int = 0
     """Messages routed to it; those still counted by cached routes are not in yet."""
     lagged: int = 0
@@ -60,10 +63,12 @@ class Route:
 
     __slots__ = ("count", "outboxes", "subscriptions")
 
-    def __init__(self, outboxes: tuple[Outbox, ...], subscriptions: dict[int, tuple[Subscription, ...]]) -> None:
+    def __init__(
+        self, outboxes: tuple[Outbox, ...], subscriptions: dict[int, dict[Subscription, None]]
+    ) -> None:
         self.outboxes = outboxes
         self.subscriptions = subscriptions
-        """By member index."""
+        """By member index. Dicts as ordered sets: a subscription that ends is taken out of what still waits."""
         self.count = 0
         """Messages that went this way and are not in the subscriptions' `matched` yet."""
 
@@ -99,7 +104,22 @@ class Member:
     """Publishes that it counted and that never arrived."""
     refused: Counter[str] = field(default_factory=Counter[str])
     """By code: what its worker should have refused. An honest worker leaves this empty."""
-    said_bye: bool = False
     closed_matched: int = 0
-    """Of subscriptions that it has ended."""
+    """Of subscriptions that it has ended, without what waited for them then."""
     closed_lagged: int = 0
+    table_changed: bool = False
+    """Whether its subscriptions differ from what the supervisor was last told."""
+
+    def settle(self) -> None:
+        """Count what it has published at the subscriptions that it was for."""
+        for route in self.routes.values():
+            route.settle()
+
+    def forget_routes(self) -> None:
+        """Have its routes built anew, without losing their counts."""
+        self.settle()
+        self.routes.clear()
+
+    def refuse(self, errno: Errno) -> None:
+        """Count what its worker should have refused."""
+        self.refused[errno.name.lower()] += 1

@@ -6,7 +6,8 @@ inexact (a burst just under the mark lost 14 %). Here every loss is counted, for
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import bisect_right
+from collections import Counter, deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from capsuled.proto import records
@@ -66,10 +67,11 @@ class Outbox:
         self.dirty = False
         """Whether it is on this turn's list of outboxes to flush."""
         self.sent = 0
-        """Messages given to ZeroMQ in all."""
+        """Messages taken to be given to ZeroMQ, in all."""
         self.lost = 0
         """Messages lost to the bounds in all."""
         self.history: deque[list[Stamp]] = deque()
+        """Of each frame with messages, their stamps; seq grows within a frame and from frame to frame."""
         self.history_size = 0
 
     def overflow(self) -> None:
@@ -88,17 +90,16 @@ class Outbox:
             self.lagging[subscription] = None
 
     def take_frame(self) -> bytes:
-        """The next frame to send, b"" when nothing waits. What is in it counts as sent."""
-        parts = self._take_control()
-        items = self.items
-        if not items:
+        """The next frame to send, b"" when nothing waits. What is in it counts as sent.
+
+        It has `COALESCE_BYTES` at most, or is one record that is larger.
+        """
+        parts, room = self._take_control()
+        if self.control:
             return b"".join(parts)
-        if self.bytes <= records.COALESCE_BYTES:
-            batch = list(items)
-            items.clear()
-            self.bytes = 0
-        else:
-            batch = self._take_some()
+        batch = self._take_items(room, at_least_one=not parts)
+        if not batch:
+            return b"".join(parts)
         self.sent += len(batch)
         self._remember([item[1] for item in batch])
         if len(batch) == 1 and not parts:
@@ -108,34 +109,84 @@ class Outbox:
 
     def delivered(self, seq: int) -> Stamp | None:
         """The stamp of the message `seq` if it was sent to this capsule lately, else None."""
-        for batch in reversed(self.history):
-            if batch[0].seq <= seq:
-                for stamp in batch:
-                    if stamp.seq == seq:
-                        return stamp
-                return None
-        return None
+        # By bisection, since a worker that invents causes must not make the backbone search for each.
+        after = bisect_right(self.history, seq, key=_first_seq)
+        if not after:
+            return None
+        batch = self.history[after - 1]
+        stamp = batch[bisect_right(batch, seq, key=_seq) - 1]
+        return stamp if stamp.seq == seq else None
 
-    def _take_control(self) -> list[bytes]:
-        parts = self.control
+    def release(self, subscription: Subscription) -> int:
+        """What waits for `subscription`, which has just ended, leaves its account. Returns how much that is.
+
+        No cached route may lead to it any more. A message that is for no other subscription of this capsule is
+        taken out: its worker would not know either whom to count it for.
+        """
+        self.lagging.pop(subscription, None)
+        waiting = 0
+        orphaned: set[Route] = set()
+        for route, count in Counter(stamp.route for _, stamp in self.items).items():
+            group = route.subscriptions[self.member]
+            if subscription in group:
+                waiting += count
+                del group[subscription]
+                if not group:
+                    orphaned.add(route)
+        if orphaned:
+            self.items = deque(item for item in self.items if item[1].route not in orphaned)
+            self.bytes = sum(len(record) for record, _ in self.items)
+        return waiting
+
+    def queued(self) -> Counter[Subscription]:
+        """How many messages wait for each subscription; one that has none may be left out."""
+        found: Counter[Subscription] = Counter()
+        for route, count in Counter(stamp.route for _, stamp in self.items).items():
+            for subscription in route.subscriptions[self.member]:
+                found[subscription] += count
+        return found
+
+    def clear(self) -> None:
+        """Let go of everything. Others' histories may still lead here, and must not keep messages alive."""
+        self.items.clear()
+        self.control.clear()
+        self.lagging.clear()
+        self.history.clear()
+        self.bytes = self.history_size = 0
+
+    def _take_control(self) -> tuple[list[bytes], int]:
+        """As many control records as fit a frame, at least one if there are any; and the room that is left."""
         if self.lagging:
-            parts += [
+            self.control += [
                 records.down(records.DownKind.LAGGED, a=each.handle, b=each.lagged) for each in self.lagging
             ]
             self.lagging = {}
-        self.control = []
-        return parts
+        room = records.COALESCE_BYTES
+        count = 0
+        for record in self.control:
+            if len(record) > room and count:
+                break
+            room -= len(record)
+            count += 1
+        parts = self.control[:count]
+        del self.control[:count]
+        return parts, room
 
-    def _take_some(self) -> list[Item]:
-        """As many of the oldest as fit a frame, at least one."""
+    def _take_items(self, room: int, *, at_least_one: bool) -> list[Item]:
+        """As many of the oldest as fit `room` bytes."""
         items = self.items
-        batch = [items.popleft()]
-        size = len(batch[0][0])
-        while items and size + len(items[0][0]) <= records.COALESCE_BYTES:
-            batch.append(items.popleft())
-            size += len(batch[-1][0])
+        if self.bytes <= room:
+            batch = list(items)
+            items.clear()
+            self.bytes = 0
+            return batch
+        some: list[Item] = []
+        size = 0
+        while items and (size + len(items[0][0]) <= room or (at_least_one and not some)):
+            some.append(items.popleft())
+            size += len(some[-1][0])
         self.bytes -= size
-        return batch
+        return some
 
     def _remember(self, stamps: list[Stamp]) -> None:
         history = self.history
@@ -143,3 +194,11 @@ class Outbox:
         self.history_size += len(stamps)
         while self.history_size - len(history[0]) >= HISTORY_MESSAGES:
             self.history_size -= len(history.popleft())
+
+
+def _first_seq(batch: list[Stamp]) -> int:
+    return batch[0].seq
+
+
+def _seq(stamp: Stamp) -> int:
+    return stamp.seq

@@ -1,7 +1,7 @@
 """What the supervisor and the backbone tell each other: CBOR items behind a length, over a socket pair.
 
-To the backbone:   configure, attach, begin, detach, figures, stop
-To the supervisor: subscriptions, bye, detached, figures, fault
+To the backbone:   configure, attach, begin, detach, figures, ping, stop
+To the supervisor: subscriptions, detached, figures, pong, fault
 
 The supervisor sends `configure`, the members that live already as `attach`, and then `begin`: no worker is
 greeted, and so none publishes, before all subscriptions of the last epoch stand again.
@@ -12,10 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from struct import Struct
-from typing import Any
+from typing import Any, cast
 
 import cbor2
 
+from capsuled.proto import records
 from capsuled.proto.grants import Grants
 from capsuled.supervisor.backbone.members import Admission
 
@@ -33,13 +34,20 @@ class ProtocolError(Exception):
 
 @dataclass(frozen=True)
 class Settings:
-    """What the supervisor configures a backbone with, before anything else."""
+    """What the supervisor configures a backbone with, before anything else. Raises ValueError."""
 
     epoch: int
+    """Number of the backbone's process, each higher than the last one's."""
     total_queue_bytes: int
     """Bound of all outboxes together."""
     largest_payload: int
     """The largest payload that any capsule may publish, in bytes."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.epoch <= records.MAX_EPOCH:
+            raise ValueError(
+                f"an epoch of {self.epoch}: only 0 to {records.MAX_EPOCH} leave room for sequence numbers"
+            )
 
 
 def pack(message: Json) -> bytes:
@@ -67,33 +75,42 @@ class Unpacker:
             data = bytes(self._buffer[_LENGTH.size : end])
             del self._buffer[:end]
             try:
-                message = cbor2.loads(data)
-            except cbor2.CBORError as exc:
+                message: object = cbor2.loads(data)
+            except cbor2.CBORDecodeError as exc:
                 raise ProtocolError(f"a message that is not CBOR: {exc}") from exc
             if not isinstance(message, dict) or "op" not in message:
-                raise ProtocolError("a message without an op")
-            yield message
+                raise ProtocolError(f"a message of {length} bytes without an op")
+            yield cast(Json, message)
 
 
 def configure(settings: Settings) -> Json:
+    """The message that `settings_of` reads."""
     return {"op": "configure", **asdict(settings)}
 
 
 def attach(admission: Admission) -> Json:
+    """The message that `admission_of` reads."""
     return {"op": "attach", **asdict(admission)}
 
 
 def settings_of(message: Json) -> Settings:
-    return Settings(**_fields(message))
+    """The settings of a `configure`. Raises `ProtocolError`."""
+    try:
+        return Settings(**_fields(message))
+    except (TypeError, ValueError) as exc:
+        raise ProtocolError(f"a configure that cannot be read: {exc}") from exc
 
 
 def admission_of(message: Json) -> Admission:
+    """The admission of an `attach`. Raises `ProtocolError`."""
     fields = _fields(message)
-    grants = fields.pop("grants")
-    subscriptions = tuple((h, p, o) for h, p, o in fields.pop("subscriptions"))
-    return Admission(
-        grants=Grants(tuple(grants["publish"]), tuple(grants["subscribe"])), subscriptions=subscriptions, **fields
-    )
+    try:
+        grants = fields.pop("grants")
+        fields["grants"] = Grants(tuple(grants["publish"]), tuple(grants["subscribe"]))
+        fields["subscriptions"] = tuple((h, p, o) for h, p, o in fields.pop("subscriptions"))
+        return Admission(**fields)
+    except (KeyError, TypeError, ValueError) as exc:
+        raise ProtocolError(f"an attach that cannot be read: {exc!r}") from exc
 
 
 def _fields(message: Json) -> Json:

@@ -7,10 +7,8 @@ it says of its principal or of the cause is looked up, never believed.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from capsuled.proto import ledger, records, topics
 from capsuled.proto.bucket import Bucket
@@ -18,6 +16,7 @@ from capsuled.proto.records import DownKind, RecordError, UpKind
 from capsuled.proto.refusals import Errno
 from capsuled.proto.subscriptions import Subscriptions
 from capsuled.proto.topics import TopicError
+from capsuled.supervisor.backbone.figures import Figures, figures
 from capsuled.supervisor.backbone.members import (
     CONTROL_RATE,
     MAX_ROUTES,
@@ -26,6 +25,7 @@ from capsuled.supervisor.backbone.members import (
     Route,
     Subscription,
 )
+from capsuled.supervisor.backbone.origins import Origin, Origins
 from capsuled.supervisor.backbone.outbox import MAX_CONTROL, Outbox, Stamp
 
 _COUNT_MASK = 0xFFFF_FFFF
@@ -36,46 +36,36 @@ _PUBLISH = int(UpKind.PUBLISH)
 _MESSAGE = int(DownKind.MESSAGE)
 
 
-@dataclass(frozen=True)
-class Origin:
-    """An instance of a capsule together with the principal that it publishes for."""
-
-    name: str
-    instance: bytes
-    principal: str
-
-    def introduction(self, index: int) -> bytes:
-        return records.down(
-            DownKind.ORIGIN, self.name.encode(), a=index, body=self.instance + self.principal.encode()
-        )
-
-
 @dataclass
 class Router:
     """All members, their subscriptions and the routes between them, in one epoch of the backbone."""
 
     epoch: int
     on_subscriptions: Callable[[int, list[tuple[int, str, bool]]], None] = lambda _index, _table: None
-    """Told a member's whole table after each change and *before* the worker is answered, so that no
-    subscription is acknowledged which the supervisor could not hand to the next epoch."""
+    """Told a member's whole table after a frame that has changed it and *before* the worker is answered, so
+    that no subscription is acknowledged which the supervisor could not hand to the next epoch."""
     members: dict[int, Member] = field(default_factory=dict[int, Member])
-    seq: int = 0
-    """Global sequence number of the last message."""
+    seq: int = field(init=False)
+    """Global sequence number of the last message; of none, to begin with."""
     flush: list[Outbox] = field(default_factory=list[Outbox])
     """Outboxes that this turn has put something into."""
     _table: Subscriptions[Subscription] = field(default_factory=Subscriptions[Subscription])
-    _origins: list[Origin] = field(default_factory=list[Origin])
-    _origin_index: dict[Origin, int] = field(default_factory=dict[Origin, int])
+    _origins: Origins = field(default_factory=Origins)
+
+    def __post_init__(self) -> None:
+        self.seq = self.epoch << records.EPOCH_SHIFT
 
     # ── members come and go ──────────────────────────────────────────────────────────────────────
 
     def attach(self, admission: Admission, now: float) -> Member:
         """Take a capsule in, with the subscriptions that it has already."""
-        origin = self._origin(Origin(admission.name, admission.instance, admission.principal))
+        origin = self._origins.index(Origin(admission.name, admission.instance, admission.principal))
+        byte_rate, message_rate = admission.publish_bytes_per_second, admission.publish_messages_per_second
         member = Member(
             admission=admission,
             outbox=Outbox(admission.index, admission.queue_messages, admission.queue_bytes),
-            bucket=Bucket(admission.publish_bytes_per_second, admission.publish_messages_per_second, now),
+            # A rate below one could not even be waited for: the bucket would never hold what one message takes.
+            bucket=Bucket(max(1, byte_rate), max(1, message_rate), now),
             control_bucket=Bucket(CONTROL_RATE, CONTROL_RATE, now),
             origin=origin,
         )
@@ -87,45 +77,54 @@ class Router:
 
     def greet(self, member: Member) -> None:
         """Begin a connection: the first record that its worker reads tells the epoch."""
-        self._tell(
-            member, records.down(DownKind.HELLO, b=self.epoch, c=member.outbox.sent), before_everything=True
-        )
+        member.outbox.control.insert(0, records.down(DownKind.HELLO, b=self.epoch, c=member.outbox.sent))
+        self.mark(member.outbox)
 
-    def detach(self, index: int) -> dict[str, Any]:
+    def detach(self, index: int) -> Figures:
         """Let a capsule go; returns its last figures."""
         member = self.members[index]
         self._forget_routes()
-        figures = self.figures(member)
+        last = figures(member)
         for subscription in member.subscriptions.values():
             self._table.remove(subscription.pattern, subscription)
         del self.members[index]
-        return figures
+        member.outbox.clear()
+        return last
 
     # ── frames come in ───────────────────────────────────────────────────────────────────────────
 
-    def take(self, member: Member, frame: bytes, now: float, now_ms: int) -> None:
-        """Do what a frame asks for, and charge its publisher.
+    def take(self, member: Member, frame: bytes, now: float, now_ms: int) -> int:
+        """Do what a frame asks for, and charge its sender. Returns how many records it had.
 
-        Raises `RecordError` where the frame stops being records; what stood before that has been done.
+        Raises `RecordError` where the frame stops being records, or has more than `MAX_RECORDS` of them; what
+        stood before that has been done. `now` in seconds of a monotonic clock, `now_ms` since 1970.
         """
         position, end, head = 0, len(frame), records.UP.size
         unpack, pack = records.UP.unpack_from, records.DOWN.pack
         routes, max_payload = member.routes, member.admission.max_payload
-        size = count = 0
+        size = publishes = controls = 0
         try:
             while position < end:
+                if end - position < head:
+                    raise RecordError(f"{end - position} bytes at {position} are too few for a record's head")
+                if publishes + controls == records.MAX_RECORDS:
+                    raise RecordError(f"more than {records.MAX_RECORDS} records in a frame of {end} bytes")
                 length, kind, text_length, a, b = unpack(frame, position)
                 text_at = position + head
                 body_at = text_at + text_length
                 stop = position + 4 + length
                 if body_at > stop or stop > end:
-                    raise RecordError(f"the record at {position} says {length} bytes; the frame has {end}")
+                    raise RecordError(
+                        f"the record at {position} says {length} bytes, {text_length} of them text; "
+                        f"it has {end - position - 4}"
+                    )
                 position = stop
                 if kind != _PUBLISH:
-                    self._control(member, kind, frame[text_at:body_at], a, b, now)
+                    controls += 1
+                    self._control(member, kind, frame[text_at:body_at], a, b)
                     continue
                 size += stop - body_at
-                count += 1
+                publishes += 1
                 if a != member.next_count:
                     self._gap(member, a)
                 member.next_count = (a + 1) & _COUNT_MASK
@@ -136,20 +135,21 @@ class Router:
                     if route is None:
                         continue
                 if stop - body_at > max_payload:
-                    member.refused[Errno.MSGSIZE.name.lower()] += 1
+                    member.refuse(Errno.MSGSIZE)
                     continue
                 origin = member.origin
                 if b:
                     cause = member.outbox.delivered(b)
                     if cause is None:
-                        member.refused[Errno.BADF.name.lower()] += 1
+                        member.refuse(Errno.BADF)
                         continue
                     origin = self._caused(member, cause, route)
                 self.seq = seq = self.seq + 1
                 route.count += 1
                 member.published += 1
                 item = (
-                    pack(length + _STAMPS, _MESSAGE, text_length, origin, seq, now_ms, b) + frame[text_at:stop],
+                    pack(length + _STAMPS, _MESSAGE, text_length, origin, seq, now_ms, b)
+                    + frame[text_at:stop],
                     Stamp(seq, origin, route),
                 )
                 grown = len(item[0])
@@ -161,11 +161,15 @@ class Router:
                     if not outbox.dirty:
                         outbox.dirty = True
                         self.flush.append(outbox)
-        except struct.error as exc:
-            raise RecordError(f"{end - position} bytes at {position} are too few for a record's head") from exc
         finally:
-            member.received += count
-            member.bucket.charge(size, count, now)
+            # What was refused is charged too: an honest worker refuses it itself, and reading it is work. For the
+            # same reason a frame without a publish costs a control record at least, an empty one as well.
+            member.received += publishes
+            member.bucket.charge(size, publishes, now)
+            member.control_bucket.charge(0, controls or not publishes, now)
+            if member.table_changed:
+                self._tell_table(member)
+        return publishes + controls
 
     def bound_total(self, outboxes: Iterable[Outbox], max_bytes: int) -> None:
         """Lose the oldest of the fullest until all that wait hold `max_bytes` together."""
@@ -179,63 +183,46 @@ class Router:
             if len(fullest.items) <= 1:
                 waiting.remove(fullest)
 
+    def mark(self, outbox: Outbox) -> None:
+        """Have an outbox flushed at the end of this turn."""
+        if not outbox.dirty:
+            outbox.dirty = True
+            self.flush.append(outbox)
+
+    @staticmethod
+    def deaf(member: Member) -> bool:
+        """Whether so many answers wait that the member must not be read until it has taken some."""
+        return len(member.outbox.control) >= MAX_CONTROL
+
     # ── figures go out ───────────────────────────────────────────────────────────────────────────
 
-    def figures(self, member: Member) -> dict[str, Any]:
+    def figures(self, member: Member) -> Figures:
         """The backbone's side of a member's ledger."""
-        for route in member.routes.values():
-            route.settle()
-        queued = dict.fromkeys(member.subscriptions, 0)
-        index = member.admission.index
-        for _, stamp in member.outbox.items:
-            for subscription in stamp.route.subscriptions[index]:
-                if member.subscriptions.get(subscription.handle) is subscription:
-                    queued[subscription.handle] += 1
-        return {
-            "index": index,
-            "published": member.published,
-            "missing": member.missing,
-            "refused": dict(member.refused),
-            "sent": member.outbox.sent,
-            "lost": member.outbox.lost,
-            "queued": len(member.outbox.items),
-            "queued_bytes": member.outbox.bytes,
-            "closed_matched": member.closed_matched,
-            "closed_lagged": member.closed_lagged,
-            "subscriptions": [
-                {
-                    "handle": each.handle,
-                    "pattern": each.text,
-                    "runtime_owned": each.runtime_owned,
-                    "matched": each.matched,
-                    "lagged": each.lagged,
-                    "queued": queued[each.handle],
-                }
-                for each in member.subscriptions.values()
-            ],
-        }
+        self.settle()
+        return figures(member)
+
+    def all_figures(self) -> list[Figures]:
+        """The same for every member, of one moment."""
+        self.settle()
+        return [figures(member) for member in self.members.values()]
 
     def settle(self) -> None:
         """Bring every subscription's `matched` up to date."""
         for member in self.members.values():
-            for route in member.routes.values():
-                route.settle()
+            member.settle()
 
     # ── what the busy path leaves aside ──────────────────────────────────────────────────────────
 
-    def _control(self, member: Member, kind: int, text: bytes, a: int, b: int, now: float) -> None:
+    def _control(self, member: Member, kind: int, text: bytes, a: int, b: int) -> None:
         if kind == UpKind.SUBSCRIBE:
-            member.control_bucket.charge(1, 1, now)
             self._subscribe(member, a, text)
         elif kind == UpKind.UNSUBSCRIBE:
-            member.control_bucket.charge(1, 1, now)
             self._unsubscribe(member, a)
         elif kind == UpKind.HELLO:
             member.next_count = b & _COUNT_MASK
         elif kind == UpKind.BYE:
             if member.next_count is not None:
                 self._gap(member, b & _COUNT_MASK)
-            member.said_bye = True
             self._tell(member, records.down(DownKind.BYE, b=member.received))
         else:
             raise RecordError(f"there is no kind {kind} of record from a worker")
@@ -248,28 +235,28 @@ class Router:
 
     def _route(self, member: Member, topic: bytes) -> Route | None:
         """The route of a topic, cached; None where the topic is malformed or not granted (and counted)."""
+        if len(topic) > topics.MAX_BYTES:
+            member.refuse(Errno.NAMETOOLONG)
+            return None
         try:
             segments = topics.split(topic.decode())
         except UnicodeDecodeError:
-            member.refused[Errno.ILSEQ.name.lower()] += 1
+            member.refuse(Errno.ILSEQ)
             return None
-        except TopicError as exc:
-            errno = Errno.NAMETOOLONG if isinstance(exc, topics.TooLong) else Errno.INVAL
-            member.refused[errno.name.lower()] += 1
+        except TopicError:
+            member.refuse(Errno.INVAL)
             return None
         if member.admission.grants.publisher(segments) is None:
-            member.refused[Errno.NOTCAPABLE.name.lower()] += 1
+            member.refuse(Errno.NOTCAPABLE)
             return None
-        groups: dict[int, tuple[Subscription, ...]] = {}
+        groups: dict[int, dict[Subscription, None]] = {}
         for subscription in self._table.match(segments):
-            groups[subscription.member] = (*groups.get(subscription.member, ()), subscription)
+            groups.setdefault(subscription.member, {})[subscription] = None
         route = Route(tuple(self.members[index].outbox for index in groups), groups)
         for index in groups:
             self._introduce(self.members[index], member.origin)
         if len(member.routes) >= MAX_ROUTES:
-            for each in member.routes.values():
-                each.settle()
-            member.routes.clear()
+            member.forget_routes()
         member.routes[topic] = route
         return route
 
@@ -278,17 +265,10 @@ class Router:
         principal = self._origins[cause.origin].principal
         if principal == member.admission.principal:
             return member.origin
-        origin = self._origin(Origin(member.admission.name, member.admission.instance, principal))
+        origin = self._origins.index(Origin(member.admission.name, member.admission.instance, principal))
         for index in route.subscriptions:
             self._introduce(self.members[index], origin)
         return origin
-
-    def _origin(self, origin: Origin) -> int:
-        index = self._origin_index.get(origin)
-        if index is None:
-            index = self._origin_index[origin] = len(self._origins)
-            self._origins.append(origin)
-        return index
 
     def _introduce(self, member: Member, origin: int) -> None:
         if origin not in member.known_origins:
@@ -298,53 +278,61 @@ class Router:
     def _subscribe(self, member: Member, handle: int, text: bytes) -> None:
         errno, sentence = self._try_subscribe(member, handle, text)
         if errno:
-            member.refused[Errno(errno).name.lower()] += 1
-        self._tell(member, records.down(DownKind.SUBSCRIBED, sentence.encode(), a=handle, b=errno, c=self.seq))
+            member.refuse(errno)
+            record = records.down(DownKind.SUBSCRIBED, sentence.encode(), a=handle, b=errno)
+        else:
+            record = records.down(DownKind.SUBSCRIBED, a=handle, c=member.subscriptions[handle].since)
+        self._tell(member, record)
 
-    def _try_subscribe(self, member: Member, handle: int, text: bytes) -> tuple[int, str]:
-        """Errno (0: done) and the sentence of a refusal."""
+    def _try_subscribe(self, member: Member, handle: int, text: bytes) -> tuple[Errno | None, str]:
+        """Errno (None: it stands) and the sentence of a refusal."""
         present = member.subscriptions.get(handle)
         if present is not None and present.text.encode() == text:
-            return 0, ""  # asked again after a change of epoch
+            return None, ""  # asked again after a change of epoch
+        if len(text) > topics.MAX_BYTES:
+            return Errno.NAMETOOLONG, f"a pattern of {len(text)} bytes: {topics.MAX_BYTES} at most"
         try:
-            pattern = topics.split_subscribable(text.decode())
+            decoded = text.decode()
+            pattern = topics.split_subscribable(decoded)
         except UnicodeDecodeError:
-            return Errno.ILSEQ, "the pattern is not UTF-8"
-        except topics.TooLong as exc:
-            return Errno.NAMETOOLONG, str(exc)
+            return Errno.ILSEQ, f"the pattern {text[:32]!r} is not UTF-8"
         except TopicError as exc:
             return Errno.INVAL, str(exc)
         if member.admission.grants.subscriber(pattern) is None:
-            return Errno.NOTCAPABLE, f"subscribe to '{text.decode()}' is not granted"
+            return Errno.NOTCAPABLE, f"subscribe to '{decoded}' is not granted"
         if len(member.subscriptions) >= ledger.MAX_SUBSCRIPTIONS:
-            return Errno.MFILE, f"{ledger.MAX_SUBSCRIPTIONS} subscriptions are the most"
+            return Errno.MFILE, f"subscribe to '{decoded}': {ledger.MAX_SUBSCRIPTIONS} are open, the most"
         if present is not None or not handle:
-            return Errno.BADF, f"the handle {handle} is in use or is 0"
-        self._add(member, handle, text.decode(), pattern, runtime_owned=False)
+            return Errno.BADF, f"subscribe to '{decoded}': the handle {handle} is in use or is 0"
+        self._add(member, handle, decoded, pattern, runtime_owned=False)
         self._forget_routes()
-        self._publish_table(member)
-        return 0, ""
+        member.table_changed = True
+        return None, ""
 
     def _unsubscribe(self, member: Member, handle: int) -> None:
+        """End a subscription. What is on the wire before the answer counts for it; what waits does not, since
+        the answer overtakes it."""
         subscription = member.subscriptions.get(handle)
         if subscription is None or subscription.runtime_owned:
-            errno = Errno.BADF if subscription is None else Errno.PERM
-            member.refused[errno.name.lower()] += 1
+            member.refuse(Errno.BADF if subscription is None else Errno.PERM)
             return
         self._forget_routes()
         del member.subscriptions[handle]
-        member.closed_matched += subscription.matched
-        member.closed_lagged += subscription.lagged
         self._table.remove(subscription.pattern, subscription)
-        self._publish_table(member)
+        member.closed_matched += subscription.matched - member.outbox.release(subscription)
+        member.closed_lagged += subscription.lagged
+        member.table_changed = True
         self._tell(member, records.down(DownKind.UNSUBSCRIBED, a=handle))
 
-    def _add(self, member: Member, handle: int, text: str, pattern: topics.Segments, runtime_owned: bool) -> None:
-        subscription = Subscription(member.admission.index, handle, text, pattern, runtime_owned)
+    def _add(
+        self, member: Member, handle: int, text: str, pattern: topics.Segments, runtime_owned: bool
+    ) -> None:
+        subscription = Subscription(member.admission.index, handle, text, pattern, runtime_owned, self.seq)
         member.subscriptions[handle] = subscription
         self._table.add(pattern, subscription)
 
-    def _publish_table(self, member: Member) -> None:
+    def _tell_table(self, member: Member) -> None:
+        member.table_changed = False
         self.on_subscriptions(
             member.admission.index,
             [(each.handle, each.text, each.runtime_owned) for each in member.subscriptions.values()],
@@ -352,21 +340,8 @@ class Router:
 
     def _forget_routes(self) -> None:
         for member in self.members.values():
-            for route in member.routes.values():
-                route.settle()
-            member.routes.clear()
+            member.forget_routes()
 
-    def _tell(self, member: Member, record: bytes, before_everything: bool = False) -> None:
-        outbox = member.outbox
-        if before_everything:
-            outbox.control.insert(0, record)
-        else:
-            outbox.control.append(record)
-        if not outbox.dirty:
-            outbox.dirty = True
-            self.flush.append(outbox)
-
-    @staticmethod
-    def deaf(member: Member) -> bool:
-        """Whether so many answers wait that the member must not be read until it has taken some."""
-        return len(member.outbox.control) >= MAX_CONTROL
+    def _tell(self, member: Member, record: bytes) -> None:
+        member.outbox.control.append(record)
+        self.mark(member.outbox)

@@ -1,7 +1,11 @@
-"""What operators type. `capsulectl` imports neither Trio nor pydantic, to start quickly.
+"""What operators type: `capsuled` is the daemon, `capsulectl` asks it.
+
+`capsulectl` imports neither Trio nor pydantic, to start quickly.
 
 In reading order:
 
+- `capsuled`: the daemon's command line
+- `check`: manifests and configuration, without running anything
 - `capsulectl`: the command line, and what each command does
 - `asking`: commands that are one question and its answer
 - `following`: commands that go on: logs, events, wait

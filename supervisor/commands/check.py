@@ -8,7 +8,6 @@ from pathlib import Path
 
 from capsuled.proto.control import Exit
 from capsuled.supervisor import catalogue, configuration
-from capsuled.supervisor.commands import render
 from capsuled.supervisor.configuration import Configuration, ConfigurationInvalid
 from capsuled.supervisor.faults import Fault
 from capsuled.supervisor.manifest import CONFIGURATION
@@ -34,8 +33,7 @@ def check(paths: Sequence[Path], config: Path | None) -> Exit:
     found = catalogue.load(folders, using, check=True)
     findings.extend(found.faults)
     for fault in sorted(findings, key=lambda each: each.file):
-        # File names and values come from capsules' authors: nothing in them may command a terminal.
-        print(render.text(str(fault)))
+        print(fault)
     print(_summary(len(found.entries), findings))
     return Exit.FAILED if findings else Exit.DONE
 

@@ -8,7 +8,7 @@ import os
 import socket
 import struct
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import NamedTuple, cast
 from urllib.parse import quote, urlencode
 
@@ -26,6 +26,9 @@ CONNECT_SECONDS = 5.0
 
 AT_ONCE = 16
 """Connections that one command opens at once: a quarter of what the supervisor gives to all."""
+
+CHUNK = 64 * 1024
+"""Bytes taken from a stream at once."""
 
 MAX_ANSWER = 64 * 1024 * 1024
 """Bytes of one answer, far more than any is."""
@@ -117,11 +120,8 @@ class Client:
 
     @contextmanager
     def _sent(self, ask: Ask) -> Generator[_Pending, None, None]:
-        connection = _UnixConnection(self._path, ask.timeout)
-        try:
-            yield _Pending(connection, self._path, ask)
-        finally:
-            connection.close()
+        with ExitStack() as opened:
+            yield _Pending(opened, self._path, ask)
 
 
 class Stream:
@@ -130,13 +130,20 @@ class Stream:
     def __init__(self, response: http.client.HTTPResponse, sock: socket.socket) -> None:
         self._response = response
         self._sock = sock
+        self._waiting = b""
 
     def line(self, timeout: float | None) -> JsonObject | None:
         """The next line; None at the end. Raises TimeoutError when it takes longer than `timeout` seconds."""
         try:
             self._sock.settimeout(timeout)
-            raw = self._response.readline()
-            return _object(raw) if raw else None
+            while b"\n" not in self._waiting:
+                # Not readline(), which takes a connection that breaks off for the end of the stream.
+                data = self._response.read1(CHUNK)
+                if not data:
+                    return None
+                self._waiting += data
+            raw, _, self._waiting = self._waiting.partition(b"\n")
+            return _object(raw)
         except TimeoutError:
             raise
         except (OSError, http.client.HTTPException) as exc:
@@ -166,15 +173,17 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 class _Pending:
-    """A request that was sent."""
+    """A request that was sent. What it opens is left to `opened` to close."""
 
-    def __init__(self, connection: _UnixConnection, path: str, ask: Ask) -> None:
-        self._connection = connection
+    def __init__(self, opened: ExitStack, path: str, ask: Ask) -> None:
+        self._opened = opened
         self._path = path
+        self._connection = connection = opened.enter_context(
+            closing(_UnixConnection(self._path, ask.timeout))
+        )
         try:
             connection.connect()
         except OSError as exc:
-            connection.close()
             raise self._unreachable(exc) from exc
         # A refusal at accept is written and closed before we send: what is to be read then is the refusal.
         with self._answering(), suppress(BrokenPipeError, ConnectionResetError):
@@ -182,14 +191,18 @@ class _Pending:
 
     def answer(self) -> Answer:
         with self._answering():
-            return _read(self._connection.getresponse())
+            return _read(self._response())
 
     def stream(self) -> Answer | Stream:
         with self._answering():
-            response = self._connection.getresponse()
+            response = self._response()
             if response.status != http.client.OK:
                 return _read(response)
             return Stream(response, self._connection.opened)
+
+    def _response(self) -> http.client.HTTPResponse:
+        # It has to be closed as well: the socket is shared by the two, and stays open until both are.
+        return self._opened.enter_context(closing(self._connection.getresponse()))
 
     @contextmanager
     def _answering(self) -> Generator[None, None, None]:
@@ -231,6 +244,8 @@ def _timeval(seconds: float) -> bytes:
 
 def _read(response: http.client.HTTPResponse) -> Answer:
     body = response.read(MAX_ANSWER)
+    if response.length:
+        raise http.client.IncompleteRead(body, response.length)
     if response.getheader("Content-Type") == JSON_LINES:
         return Answer(response.status, {}, [_object(raw) for raw in body.splitlines() if raw])
     return Answer(response.status, _object(body) if body else {})

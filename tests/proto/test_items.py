@@ -110,6 +110,10 @@ def test_depth_is_not_length() -> None:
         ("a2410000410001", "the key b'\\x00' occurs twice in one map"),
         ("a261610078016101", "the key b'a' occurs twice in one map"),
         ("a241610058016101", "the key b'a' occurs twice in one map"),
+        (
+            "a2" + "77" + "61" * 23 + "00" + "7817" + "61" * 23 + "00",
+            "the key b'aaaaaaaaaaaaaaaaaaaaaaa' occurs",
+        ),
         ("a260007b000000000000000000", "the key b'' occurs twice in one map"),
         (
             "a2" + "7818" + "61" * 24 + "00" + "790018" + "61" * 24 + "00",
@@ -152,6 +156,7 @@ def test_sentence(data: str, sentence: str) -> None:
         "e0",
         "f97e00",
         "a2616100416100",
+        "a141ff00",
         "a2616100614100",
         "82a1616100a1616100",
         "a16161a1616100",

@@ -103,6 +103,27 @@ def test_malformed_example(data: str, check: Check) -> None:
         check(bytes.fromhex(data))
 
 
+@every_way
+@pytest.mark.parametrize(
+    ("payload", "rule"),
+    [
+        (b"\xa2\x61a\x00\x61a\x00", "occurs twice"),
+        (b"\xa2\x61a\x00\x78\x01a\x00", "occurs twice"),
+        (b"\xa2\x41a\x00\x41a\x00", "occurs twice"),
+        (b"\xa1\xf9\x7e\x00\x00", "map key"),
+        (b"\xa1\x80\x00", "map key"),
+        (b"\x61\xff", "not UTF-8"),
+        (b"\xa1\x61\xff\x00", "not UTF-8"),
+        (b"\x81" * 65 + b"\x00", "nested deeper"),
+        (b"\x00\x00", "behind it"),
+    ],
+)
+def test_each_rule_holds_in_every_way(payload: bytes, rule: str, check: Check) -> None:
+    """What breaks a rule is refused by it, however the bytes are judged."""
+    with pytest.raises(NotCbor, match=rule):
+        check(payload)
+
+
 CONTENTS = [
     b"\x00",
     b"\x60",

@@ -468,31 +468,31 @@ def test_lines_are_made_of_writes() -> None:
     """A line is told when its newline comes; the rest at the end, once, and only where there is one."""
     splitter = LineSplitter()
     assert splitter.feed(b"a") == []
-    assert splitter.feed(b"b\n\nc") == ["ab", ""]
-    assert splitter.rest() == ["c"]
-    assert splitter.rest() == []
-    assert splitter.feed(b"d\n") == ["d"]
-    assert splitter.rest() == []
+    assert splitter.feed(b"b\n\nc") == [b"ab", b""]
+    assert splitter.flush() == [b"c"]
+    assert splitter.flush() == []
+    assert splitter.feed(b"d\n") == [b"d"]
+    assert splitter.flush() == []
 
 
 def test_line_at_its_limit_is_one() -> None:
     """64 KiB and a newline are one line; a byte more makes two."""
     splitter = LineSplitter()
     assert splitter.feed(b"x" * MAX_LOG_TEXT) == []
-    assert splitter.feed(b"\n") == ["x" * MAX_LOG_TEXT]
-    assert splitter.feed(b"x" * (MAX_LOG_TEXT + 1)) == ["x" * MAX_LOG_TEXT]
-    assert splitter.feed(b"\n") == ["x"]
+    assert splitter.feed(b"\n") == [b"x" * MAX_LOG_TEXT]
+    assert splitter.feed(b"x" * (MAX_LOG_TEXT + 1)) == [b"x" * MAX_LOG_TEXT]
+    assert splitter.feed(b"\n") == [b"x"]
 
 
 def test_long_line_is_cut_between_characters() -> None:
     """A cut does not fall into a character, and what follows it belongs to the next line."""
-    assert LineSplitter(5).feed("aäöü\nb\n".encode()) == ["aäö", "ü", "b"]
-    assert LineSplitter(4).feed("ab😀\n".encode()) == ["ab", "😀"]
+    assert LineSplitter(5).feed("aäöü\nb\n".encode()) == ["aäö".encode(), "ü".encode(), b"b"]
+    assert LineSplitter(4).feed("ab😀\n".encode()) == [b"ab", "😀".encode()]
 
 
 def test_line_that_replacing_makes_longer_is_cut() -> None:
     """U+FFFD has three bytes: a line of invalid ones still keeps its limit."""
-    assert LineSplitter(6).feed(b"\xff" * 5 + b"\n") == ["��", "��", "�"]
+    assert LineSplitter(6).feed(b"\xff" * 5 + b"\n") == [each.encode() for each in ("��", "��", "�")]
 
 
 def test_line_has_room_for_a_character() -> None:
@@ -511,8 +511,8 @@ def cut_up(draw: st.DrawFn) -> tuple[bytes, list[bytes]]:
     return data, [data[a:b] for a, b in pairwise([0, *cuts, len(data)])]
 
 
-def lines_of(splitter: LineSplitter, pieces: list[bytes]) -> list[str]:
-    return [line for piece in pieces for line in splitter.feed(piece)] + splitter.rest()
+def lines_of(splitter: LineSplitter, pieces: list[bytes]) -> list[bytes]:
+    return [line for piece in pieces for line in splitter.feed(piece)] + splitter.flush()
 
 
 @given(cut_up(), st.integers(4, 20))
@@ -521,12 +521,13 @@ def test_lines_do_not_depend_on_the_writes(cut: tuple[bytes, list[bytes]], limit
     data, pieces = cut
     lines = lines_of(LineSplitter(limit), pieces)
     assert lines == lines_of(LineSplitter(limit), [data])
-    assert all(len(line.encode()) <= limit and "\n" not in line for line in lines)
+    assert all(len(line) <= limit and b"\n" not in line for line in lines)
+    assert b"\n".join(lines).decode().encode() == b"\n".join(lines)  # each is valid UTF-8
 
 
 @given(cut_up())
 def test_short_lines_are_those_of_the_text(cut: tuple[bytes, list[bytes]]) -> None:
     """Below the limit, the lines are what stands between the newlines, with what is invalid replaced."""
     data, pieces = cut
-    whole = [each.decode(errors="replace") for each in data.split(b"\n")]
+    whole = [each.decode(errors="replace").encode() for each in data.split(b"\n")]
     assert lines_of(LineSplitter(), pieces) == (whole if whole[-1] else whole[:-1])

@@ -110,12 +110,14 @@ def test_trap_after_drains_is_told_by_its_kind(make_guest: MakeGuest, body: str,
 
 
 IN_ITS_OWN_PROCESS = """
-import faulthandler, json, sys
+import faulthandler, json, resource, sys
 faulthandler.enable()
 from capsuled.sandbox.engine import seam
 wasm, calls = bytes.fromhex(sys.argv[1]), []
 f = seam.HostFunction(((), ()), lambda: calls.append(1) or 0)
 guest = seam.load("wasmer").instantiate(wasm, {("h", "f"): f}, seam.GuestLimits(65536))
+resource.setrlimit(resource.RLIMIT_STACK, (2 << 20, 2 << 20))
+resource.setrlimit(resource.RLIMIT_DATA, (64 << 20, 64 << 20))
 try:
     guest.call("run")
 except seam.GuestTrap as trap:
@@ -125,7 +127,7 @@ except seam.GuestTrap as trap:
 
 @pytest.mark.parametrize("times", [1, 2500])
 def test_stack_overflow_is_told(wat: Wat, times: int) -> None:
-    """The stack's end is a trap too, before and after drains; its backtrace, megabytes long, is cut."""
+    """The stack's end is a trap too, before and after drains, told within a worker's limits and cut."""
     wasm = wat(
         f"(module {CALLS} {MEMORY} (func $down (call $down))"
         f' (func (export "run") {calling(times)} (call $down)))'
@@ -243,7 +245,8 @@ def measured(calls: str) -> subprocess.CompletedProcess[str]:
         [
             sys.executable,
             "-c",
-            f"import runpy, sys; {calls}; runpy.run_path({str(MEASURE)!r}, run_name='__main__')",
+            f"import runpy, sys; sys.path.insert(0, {str(MEASURE.parent)!r}); {calls};"
+            f"runpy.run_path({str(MEASURE)!r}, run_name='__main__')",
         ],
         check=False,
         capture_output=True,

@@ -6,6 +6,7 @@ import json
 import os
 import select
 import tempfile
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from datetime import datetime
@@ -79,6 +80,7 @@ class Daemon:
         self.left = trio.Event()
         self.following = 0
         self.stopping = trio.Event()
+        self._looks: defaultdict[str, trio.Event] = defaultdict(trio.Event)
         self.is_healthy = True
         self.is_balanced = True
         self.log_lines: list[JsonObject] = [log_line(f"line {n}") for n in range(3)]
@@ -102,10 +104,15 @@ class Daemon:
         return list(self.capsules_by_name.values())
 
     def capsule(self, name: str) -> JsonObject:
+        self._looks[name].set()
         try:
             return self.capsules_by_name[name]
         except KeyError:
             raise NoSuchCapsule(name) from None
+
+    async def looked_at(self, name: str) -> None:
+        """Return when somebody has asked for the capsule."""
+        await self._looks[name].wait()
 
     async def act(self, name: str, verb: Verb, *, wait: Wait | None, timeout: float | None) -> ActResult:
         self.acted.append((name, verb, wait, timeout))

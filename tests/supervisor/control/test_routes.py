@@ -190,22 +190,17 @@ def test_verbs(verb: Verb, query: str, wait: str | None, timeout: float | None, 
 
 
 @pytest.mark.parametrize(
-    ("name", "query", "status", "code"),
+    ("target", "status", "code"),
     [
-        ("broken", "", 409, "conflict"),
-        ("slow", "?wait=ready&timeout=1ms", 504, "timed-out"),
+        ("broken/start", 409, "conflict"),
+        ("broken/restart?wait=ready", 409, "failed"),
+        ("slow/start?wait=ready&timeout=1ms", 504, "timed-out"),
     ],
 )
-def test_a_start_that_does_not_succeed(name: str, query: str, status: int, code: str) -> None:
+def test_what_does_not_succeed(target: str, status: int, code: str) -> None:
     """How the daemon says no decides status and code."""
-    reply = answer("POST", f"/v1/capsules/{name}/start{query}")
+    reply = answer("POST", f"/v1/capsules/{target}")
     assert (reply.status, reply.code) == (status, code)
-
-
-def test_a_wait_that_cannot_end_well_is_ended() -> None:
-    """When what is waited for cannot come any more the answer is 409."""
-    reply = answer("POST", "/v1/capsules/broken/restart?wait=ready")
-    assert (reply.status, reply.code) == (409, "failed")
 
 
 @pytest.mark.parametrize(

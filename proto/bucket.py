@@ -45,10 +45,10 @@ class Bucket:
         return True
 
     def charge(self, size: int, messages: int, now: float) -> None:
-        """Take what has been used already; the bucket may fall below zero."""
+        """Take what has been used already; the bucket may fall below zero. Negative figures give back."""
         self._refill(now)
-        self._bytes -= size
-        self._messages -= messages
+        self._bytes = min(self._byte_rate, self._bytes - size)
+        self._messages = min(self._message_rate, self._messages - messages)
 
     def wait(self) -> float:
         """Seconds until neither kind is below zero; 0.0 when that is so already."""

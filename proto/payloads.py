@@ -64,8 +64,13 @@ def decode(payload: bytes) -> object:
 
 
 def encode(item: object) -> bytes:
-    """`item` in CBOR with definite lengths."""
-    return cbor2.dumps(item)
+    """`item` in CBOR. Raises `NotCbor` for what has no accepted form: a date, a larger integer, a number as a key."""
+    try:
+        payload = cbor2.dumps(item)
+    except (cbor2.CBORError, ValueError, OverflowError, TypeError) as exc:
+        raise NotCbor(f"{type(item).__name__} that cannot be written: {exc}") from exc
+    check(payload)
+    return payload
 
 
 def kind(item: object) -> Kind:

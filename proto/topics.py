@@ -34,7 +34,7 @@ class TooLong(TopicError):
 
 
 class Malformed(TopicError):
-    """An empty segment, or more than `MAX_SEGMENTS` of them."""
+    """An empty segment, more than `MAX_SEGMENTS` of them, or a NUL."""
 
 
 class NotSubscribable(TopicError):
@@ -49,6 +49,8 @@ def split(text: str) -> Segments:
     size = len(text.encode("utf-8", "surrogatepass"))
     if size > MAX_BYTES:
         raise TooLong(f"'{text[:32]}…' has {size} bytes: a topic or pattern has {MAX_BYTES} at most")
+    if "\0" in text:
+        raise Malformed(f"{text!r} holds a NUL: on the wire that ends a topic")
     segments = tuple(text.split(SEPARATOR))
     if "" in segments:
         raise Malformed(f"'{text}' has an empty segment: write segments separated by single dots")

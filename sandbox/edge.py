@@ -13,6 +13,7 @@ import zmq
 from capsuled.proto import records
 
 NOBLOCK = int(zmq.NOBLOCK)  # a plain int: enum flags cost 2.6 µs a call
+_EVENTS, _ANY = int(zmq.EVENTS), int(zmq.POLLIN | zmq.POLLOUT)
 
 SEND_HWM = 16
 """Frames that ZeroMQ holds for a backbone that does not read: the rest waits in `outgoing`, which is bounded."""
@@ -58,3 +59,10 @@ class Edge:
             return self._socket.recv(NOBLOCK)
         except zmq.Again:
             return None
+
+    def has_news(self) -> bool:
+        """Whether there is a frame to receive or room to send: for both at once, and of one moment.
+
+        A receive that comes up empty may have eaten the news of room, and a send without room that of a frame.
+        """
+        return bool(int(self._socket.getsockopt(_EVENTS)) & _ANY)

@@ -159,6 +159,7 @@ class Host:
 
     def error_message(self, buf: int, cap: int) -> int:
         # Cut and not refused where it does not fit: a refusal would replace the sentence that is asked for.
+        self.memory.check(buf, cap)
         sentence = self._sentence[:cap].decode(errors="ignore").encode()
         return self._fill(buf, sentence)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from capsuled.proto import envelopes, payloads, topics
 from capsuled.proto.ledger import MAX_SUBSCRIPTIONS
 from capsuled.proto.order import Interceptor
-from capsuled.proto.records import Down
+from capsuled.proto.records import EPOCH_SHIFT, Down
 from capsuled.proto.refusals import Errno, Refusal
 from capsuled.proto.subscriptions import Subscriptions
 from capsuled.proto.topics import Segments
@@ -26,9 +26,6 @@ MAX_TOPICS = 1024
 
 HISTORY_MESSAGES = 4096
 """Deliveries that the guest can name as a cause: the backbone remembers as many of what it sent."""
-
-EPOCH_SHIFT = 40
-"""A sequence number says its epoch in the bits above these: the backbone's first is `epoch << 40`."""
 
 
 class ClosedCounts:
@@ -63,6 +60,8 @@ class Inbox:
         """Messages read from the edge in this epoch."""
         self.malformed = 0
         self.closed = ClosedCounts()
+        self.closed_changed = False
+        """Whether the sums of what has ended differ from what the ledger page says."""
         self.changed: dict[Subscription, None] = {}
         """Subscriptions whose counts differ from what the ledger page says."""
 
@@ -109,8 +108,12 @@ class Inbox:
         closed.dropped += subscription.dropped
         closed.carried += subscription.carried
         closed.left += len(subscription.queue)
+        self.closed_changed = True
         self._bytes -= subscription.bytes
         subscription.queue.clear()
+        # The row is free at once, for the next subscription must not wait for an answer. Its clearing stands in
+        # `changed` before whatever takes it.
+        self._free_rows.append(subscription.row)
         self.changed[subscription] = None
 
     def take(self, subscription: Subscription, cap: int) -> bytes:
@@ -124,17 +127,28 @@ class Inbox:
         return envelope
 
     def was_delivered(self, seq: int) -> bool:
-        """Whether the guest has got that message, lately enough to name it as a cause."""
-        return any(message.seq == seq for batch in reversed(self._history) for message in batch)
+        """Whether the guest has got that message, lately enough to name it as a cause.
+
+        One of an earlier epoch does not count: this backbone has not sent it, and would refuse it unheard.
+        """
+        return seq >> EPOCH_SHIFT == self.epoch and any(
+            message.seq == seq for batch in reversed(self._history) for message in batch
+        )
 
     # ── the backbone's side ──────────────────────────────────────────────────────────────────────
 
     def begin_epoch(self, epoch: int) -> None:
-        """Another backbone speaks: its counts begin at nothing, and so do ours that are compared with them."""
+        """Another backbone speaks: its counts begin at nothing, and so do ours that are compared with them.
+
+        What the guest has ended is forgotten, heard of or not: a backbone that does not know it answers nothing.
+        """
         self.epoch = epoch
         self.received = 0
         self.closed = ClosedCounts()
+        self.closed_changed = True
         self._origins = {}
+        for handle in self.closing():
+            self.forget(handle)
         for subscription in self.handles.values():
             subscription.begin_epoch()
             self.changed[subscription] = None
@@ -153,11 +167,18 @@ class Inbox:
         if subscription is not None:
             self._drop(subscription)
 
-    def reject(self, handle: int) -> None:
-        """The backbone has refused it."""
+    def reject(self, handle: int) -> bool:
+        """The backbone has refused it. False when the guest has ended it meanwhile, and nobody waits for that."""
         subscription = self.handles.pop(handle, None)
-        if subscription is not None:
-            self._drop(subscription)
+        if subscription is None:
+            self.forget(handle)  # its UNSUBSCRIBE will not be answered: there is nothing to end
+            return False
+        subscription.closed = True
+        self._bytes -= subscription.bytes
+        self._free_rows.append(subscription.row)
+        self.changed[subscription] = None
+        self._drop(subscription)
+        return True
 
     def lag(self, handle: int, total: int) -> None:
         subscription = self.handles.get(handle)
@@ -179,7 +200,8 @@ class Inbox:
             # Sent by a backbone that is gone, read after its successor's greeting: nobody can say any more who its
             # origin was. It counts as lost on the way.
             for subscription in subscriptions:
-                subscription.lagged_unread += 1
+                if seq > subscription.since:
+                    subscription.lagged_unread += 1
             return
         self.received += 1
         try:
@@ -197,6 +219,7 @@ class Inbox:
             if subscription.closed:
                 self.closed.received += 1
                 self.closed.left += 1
+                self.closed_changed = True
                 continue
             subscription.received += 1
             self.changed[subscription] = None
@@ -228,10 +251,6 @@ class Inbox:
     def _drop(self, subscription: Subscription) -> None:
         self._table.remove(subscription.pattern, subscription)
         self._by_topic.clear()
-        self._bytes -= subscription.bytes if not subscription.closed else 0
-        subscription.closed = True
-        self._free_rows.append(subscription.row)
-        self.changed[subscription] = None
 
     def _match(self, topic: bytes) -> tuple[Subscription, ...]:
         found = tuple(self._table.match(topics.split(topic.decode())))
@@ -249,8 +268,9 @@ class Inbox:
 
     def _bound(self) -> None:
         while self._bytes > self._total_bytes:
-            fullest = max(self.handles.values(), key=lambda each: each.bytes)
-            if len(fullest.queue) <= 1:
+            several = (each for each in self.handles.values() if len(each.queue) > 1)
+            fullest = max(several, key=lambda each: each.bytes, default=None)
+            if fullest is None:
                 return
             self._bytes -= fullest.lose_oldest()
             self.changed[fullest] = None

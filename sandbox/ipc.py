@@ -139,6 +139,8 @@ class Ipc:
                 Errno.NOTCAPABLE,
                 f"subscribe to '{text}' is not granted: ipc_subscribe = {list(self._grants.subscribe)}",
             )
+        # Before anything is begun: a guest that asks again and again while it is stopped must not pile up requests.
+        self._check_cancelled()
         subscription = self._inbox.open(text, segments)
         handle = subscription.handle
         self._outgoing.control(records.up(UpKind.SUBSCRIBE, pattern, a=handle))
@@ -151,7 +153,8 @@ class Ipc:
                 ),
             )
         except Refusal:
-            self._close(handle)
+            if self._refused.pop(handle, None) is None:
+                self._close(handle)
             raise
         refusal = self._refused.pop(handle, None)
         if refusal is not None:
@@ -224,12 +227,14 @@ class Ipc:
         slots[Total.EPOCH] = inbox.epoch
         slots[Total.RECEIVED] = inbox.received
         slots[Total.MALFORMED] = inbox.malformed
-        if inbox.changed:
+        if inbox.closed_changed:
             slots[Total.CLOSED_RECEIVED] = closed.received
             slots[Total.CLOSED_DELIVERED] = closed.delivered
             slots[Total.CLOSED_DROPPED] = closed.dropped
             slots[Total.CLOSED_LEFT] = closed.left
             slots[Total.CLOSED_CARRIED] = closed.carried
+            inbox.closed_changed = False
+        if inbox.changed:
             for each in inbox.changed:
                 if each.closed:
                     page.free_row(each.row)
@@ -299,7 +304,8 @@ class Ipc:
         for _ in range(FRAMES_PER_DRAIN):
             frame = receive()
             if frame is None:
-                return False
+                # What waits may have room now, and this receive may have eaten the news of it.
+                return bool(self._outgoing.bytes) and self._edge.has_news()
             self._read(frame)
         return True
 
@@ -327,8 +333,8 @@ class Ipc:
             inbox.lag(record.a, record.b)
         elif kind == DownKind.SUBSCRIBED:
             if record.b:
-                self._refused[record.a] = Refusal(Errno(record.b), record.text.decode())
-                inbox.reject(record.a)
+                if inbox.reject(record.a):
+                    self._refused[record.a] = Refusal(Errno(record.b), record.text.decode())
             else:
                 inbox.acknowledge(record.a, record.c)
         elif kind == DownKind.UNSUBSCRIBED:
@@ -340,12 +346,14 @@ class Ipc:
 
     def _greeted(self, epoch: int) -> None:
         """A backbone has connected. What the last one may not have heard is said again."""
+        closing = self._inbox.closing()
         if epoch != self._inbox.epoch:
             self._inbox.begin_epoch(epoch)
-        for handle in self._inbox.closing():
-            self._outgoing.control_first(records.up(UpKind.UNSUBSCRIBE, a=handle))
+        # Each goes before the last: HELLO is the first, and ends make room before what begins needs it.
         for each in self._inbox.unacknowledged():
             self._outgoing.control_first(records.up(UpKind.SUBSCRIBE, each.text.encode(), a=each.handle))
+        for handle in closing:
+            self._outgoing.control_first(records.up(UpKind.UNSUBSCRIBE, a=handle))
         self._outgoing.control_first(records.up(UpKind.HELLO, b=self._outgoing.sent))
         self._flush()
 

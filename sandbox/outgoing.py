@@ -52,6 +52,8 @@ class Outgoing:
         self.bytes += len(record)
         self._open.append(record)
         self._open_bytes += len(record)
+        if len(self._open) >= records.COALESCE_RECORDS:
+            self._close()
 
     def control_first(self, record: bytes) -> None:
         """Add a control record before all that waits: an answer to HELLO tells the count of what follows it."""

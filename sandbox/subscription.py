@@ -145,8 +145,9 @@ class Subscription:
         for message in self.queue:
             size += len(message.encoded)
             payload += message.payload_bytes
-            # The head of the list grows with its count: one byte up to 23, two up to 255, three above.
-            head = (count >= 23) + (count >= 255)
+            # The head of the list grows with its count: one byte up to 23, two up to 255, three up to 65 535, five
+            # above. One byte of it is in `fixed`.
+            head = (count >= 23) + (count >= 255) + 2 * (count >= 65_535)
             if size + fixed + head > cap or payload > envelopes.MAX_DRAIN_BYTES:
                 break
             count += 1

@@ -121,7 +121,7 @@ class Router:
                 position = stop
                 if kind != _PUBLISH:
                     controls += 1
-                    self._control(member, kind, frame[text_at:body_at], a, b)
+                    self._control(member, kind, frame[text_at:body_at], a, b, member.received + publishes)
                     continue
                 size += stop - body_at
                 publishes += 1
@@ -172,9 +172,11 @@ class Router:
         return publishes + controls
 
     def bound_total(self, outboxes: Iterable[Outbox], max_bytes: int) -> None:
-        """Lose the oldest of the fullest until all that wait hold `max_bytes` together."""
-        waiting = [outbox for outbox in outboxes if len(outbox.items) > 1]
+        """Lose the oldest of the fullest until all hold `max_bytes` together. Each keeps its last message."""
+        waiting = list(outboxes)
         excess = sum(outbox.bytes for outbox in waiting) - max_bytes
+        if excess > 0:
+            waiting = [outbox for outbox in waiting if len(outbox.items) > 1]
         while excess > 0 and waiting:
             fullest = max(waiting, key=lambda outbox: outbox.bytes)
             before = fullest.bytes
@@ -213,7 +215,7 @@ class Router:
 
     # ── what the busy path leaves aside ──────────────────────────────────────────────────────────
 
-    def _control(self, member: Member, kind: int, text: bytes, a: int, b: int) -> None:
+    def _control(self, member: Member, kind: int, text: bytes, a: int, b: int, received: int) -> None:
         if kind == UpKind.SUBSCRIBE:
             self._subscribe(member, a, text)
         elif kind == UpKind.UNSUBSCRIBE:
@@ -223,7 +225,7 @@ class Router:
         elif kind == UpKind.BYE:
             if member.next_count is not None:
                 self._gap(member, b & _COUNT_MASK)
-            self._tell(member, records.down(DownKind.BYE, b=member.received))
+            self._tell(member, records.down(DownKind.BYE, b=received))
         else:
             raise RecordError(f"there is no kind {kind} of record from a worker")
 

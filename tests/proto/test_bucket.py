@@ -55,6 +55,19 @@ def test_a_refused_take_costs_nothing() -> None:
     assert by_messages.admits(1, 0.25)
 
 
+def test_what_is_given_back_can_be_taken_again() -> None:
+    """A charge of negative figures undoes a take, and never fills the bucket over its burst."""
+    bucket = Bucket(100.0, 2.0, now=0.0)
+    assert bucket.admits(100, 0.0)
+    bucket.charge(-100, -1, 0.0)
+    bucket.charge(-100, -1, 0.0)
+    assert admitted(bucket, 50, 0.0) == 2
+    assert not bucket.admits(0, 0.0)
+    by_bytes = Bucket(100.0, MANY, now=0.0)
+    by_bytes.charge(-100, 0, 0.0)
+    assert admitted(by_bytes, 50, 0.0) == 2
+
+
 def test_a_take_refused_for_its_bytes_costs_no_message() -> None:
     """When the bytes do not suffice the messages stay: nothing is taken by halves."""
     bucket = Bucket(100.0, 2.0, now=0.0)

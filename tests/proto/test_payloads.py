@@ -7,6 +7,7 @@ import random
 import sys
 import tracemalloc
 from collections.abc import Callable
+from datetime import date, datetime, time
 from pathlib import Path
 from typing import TypedDict, cast
 
@@ -59,6 +60,13 @@ CHECKS: dict[str, Check] = {
 """All ways in which bytes are judged: they must agree."""
 
 every_way = pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+
+
+def nested_lists(depth: int) -> object:
+    item: object = 0
+    for _ in range(depth):
+        item = [item]
+    return item
 
 
 def accepts(check: Check, payload: bytes) -> bool:
@@ -254,6 +262,26 @@ def test_round_trip(item: object) -> None:
     payload = payloads.encode(item)
     payloads.check(payload)
     assert payloads.decode(payload) == item
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        date(2024, 2, 29),
+        datetime(2024, 2, 29, 12),
+        time(12),
+        2**64,
+        {1: 2},
+        {1, 2},
+        object(),
+        [nested_lists(65)],
+    ],
+    ids=lambda item: type(item).__name__,
+)
+def test_what_has_no_accepted_form_is_not_encoded(item: object) -> None:
+    """What could only be written with a tag, a number as a key or too many levels raises NotCbor."""
+    with pytest.raises(NotCbor):
+        payloads.encode(item)
 
 
 def test_random_bytes_raise_nothing_else() -> None:

@@ -80,6 +80,13 @@ def test_covers_the_truth_table(row: Covers) -> None:
     assert topics.covers(topics.split(row["grant"]), topics.split(row["request"])) is row["allowed"]
 
 
+@pytest.mark.parametrize("text", ["\0", "a\0", "a.b\0c", "a.*.\0"])
+def test_a_nul_is_malformed(text: str) -> None:
+    """A NUL ends a topic on the spine, where `a.b\\0c` would reach the subscriber of exactly `a.b`."""
+    with pytest.raises(topics.Malformed, match="NUL"):
+        topics.split(text)
+
+
 @pytest.mark.parametrize("text", [row["text"] for row in TABLE["malformed"]])
 def test_an_empty_segment_is_malformed(text: str) -> None:
     """A leading, trailing or doubled dot is refused, and so is an empty text; the sentence names the text."""

@@ -62,6 +62,7 @@ class Daemon:
         extra: str = "",
         digest: str | None = None,
         package: str = "",
+        engine: str = "auto",
     ) -> None:
         """Write a capsule's folder. `extra` is more TOML; `digest` replaces the right hash."""
         folder = self.capsules / name
@@ -70,7 +71,7 @@ class Daemon:
         digest = digest or hashlib.sha256(wasm).hexdigest()
         (folder / "Capsule.toml").write_text(
             f'[package]\nname = "{name}"\nversion = "1.0.0"\n{package}\n'
-            f'[component]\nfile = "{name}.wasm"\nhash = "sha256:{digest}"\n'
+            f'[component]\nfile = "{name}.wasm"\nhash = "sha256:{digest}"\nengine = "{engine}"\n'
             f"[capabilities]\nipc_publish = {json.dumps(list(publish))}\n"
             f"ipc_subscribe = {json.dumps(list(subscribe))}\n{extra}\n"
         )

@@ -34,6 +34,17 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Padded:
+    """These bytes and zeros after them, `size` in all: two arguments, pointer and length.
+
+    Only the bytes stand in the module, so that megabytes cost nothing to compile.
+    """
+
+    head: bytes
+    size: int
+
+
+@dataclass(frozen=True)
 class Buffer:
     """Room for the host to write into: two arguments, pointer and capacity."""
 
@@ -47,11 +58,16 @@ class Result:
     number: int
 
 
-Argument = int | Text | Buffer | Result
+Argument = int | Text | Padded | Buffer | Result
 
 
 def text(value: str | bytes) -> Text:
     return Text(value.encode() if isinstance(value, str) else value)
+
+
+def blob(size: int) -> Padded:
+    """A payload of exactly `size` bytes, 6 at least: one CBOR byte string of zeros."""
+    return Padded(b"\x5a" + (size - 5).to_bytes(4, "big"), size)
 
 
 def buffer(size: int) -> Buffer:
@@ -69,7 +85,8 @@ class Program:
 
     entry: str = abi.RUN_EXPORT
     pages: int = 0
-    """Of memory at least; it is made large enough for its texts and buffers anyway."""
+    """Of memory at least; it is made large enough for its texts and buffers anyway. The first page is free for
+    what a test puts there by address."""
     _body: list[str] = field(default_factory=list[str])
     _data: list[tuple[int, bytes]] = field(default_factory=list[tuple[int, bytes]])
     _next: int = DATA
@@ -87,6 +104,20 @@ class Program:
         self._body.append(f"{pushed} call ${name} {'' if wide else 'i64.extend_i32_s'} local.set $r{number}")
         if not quiet:
             self._body.append(f"i32.const {number} local.get $r{number} i32.const {where} call $report")
+        return Result(number)
+
+    def show(self, at: int, size: int) -> Result:
+        """Log these bytes of the memory as a call of the same number logs what it has written."""
+        number, self._calls = self._calls, self._calls + 1
+        self._body.append(f"i64.const {size} local.set $r{number}")
+        self._body.append(f"i32.const {number} local.get $r{number} i32.const {at} call $report")
+        return Result(number)
+
+    def load(self, instructions: str) -> Result:
+        """Log the i64 that these instructions leave."""
+        number, self._calls = self._calls, self._calls + 1
+        self._body.append(f"{instructions} local.set $r{number}")
+        self._body.append(f"i32.const {number} local.get $r{number} i32.const 0 call $report")
         return Result(number)
 
     def raw(self, instructions: str) -> None:
@@ -137,6 +168,9 @@ class Program:
             if isinstance(argument, Text):
                 at = self._place(argument.data)
                 flat += [f"i32.const {at}", f"i32.const {len(argument.data)}"]
+            elif isinstance(argument, Padded):
+                at = self._place(argument.head, argument.size)
+                flat += [f"i32.const {at}", f"i32.const {argument.size}"]
             elif isinstance(argument, Buffer):
                 where = self._next
                 self._next += argument.size + 16
@@ -155,10 +189,10 @@ class Program:
                 pushed.append(value)
         return " ".join(pushed), where
 
-    def _place(self, value: bytes) -> int:
+    def _place(self, value: bytes, size: int = 0) -> int:
         at = self._next
         self._data.append((at, value))
-        self._next += len(value) + 16
+        self._next += max(len(value), size) + 16
         return at
 
 

@@ -23,6 +23,8 @@ extern "C" {
 #define CAPSULE_EBADF 8
 #define CAPSULE_EBADMSG 9
 #define CAPSULE_ECANCELED 11
+#define CAPSULE_ECONNREFUSED 14
+#define CAPSULE_ECONNRESET 15
 #define CAPSULE_EDQUOT 19
 #define CAPSULE_EFAULT 21
 #define CAPSULE_EILSEQ 25
@@ -35,6 +37,7 @@ extern "C" {
 #define CAPSULE_ENOSYS 52
 #define CAPSULE_EPERM 63
 #define CAPSULE_ESPIPE 70
+#define CAPSULE_ETIMEDOUT 73
 #define CAPSULE_ENOTCAPABLE 76
 
 /* Levels of capsule_log(). */
@@ -51,6 +54,18 @@ int32_t capsule_ipc_publish(const char *topic, uint32_t topic_len, const void *p
 /* Returns 0; `cause` is the `seq` of a received message, whose principal is carried on. */
 CAPSULE_IMPORT("ipc_publish_caused")
 int32_t capsule_ipc_publish_caused(const char *topic, uint32_t topic_len, const void *payload, uint32_t payload_len, uint64_t cause);
+
+/* Returns a handle, greater than 0, on which capsule_ipc_recv() gets the one answer, or its failure; then it is gone. */
+CAPSULE_IMPORT("ipc_request")
+int32_t capsule_ipc_request(const char *topic, uint32_t topic_len, const void *payload, uint32_t payload_len, uint32_t timeout_ms);
+
+/* Returns 0; `request` is the `seq` of a message that has `request`: true. */
+CAPSULE_IMPORT("ipc_reply")
+int32_t capsule_ipc_reply(uint64_t request, const void *payload, uint32_t payload_len);
+
+/* Returns 0; its sender gets -CAPSULE_ECONNREFUSED and this reason. */
+CAPSULE_IMPORT("ipc_decline")
+int32_t capsule_ipc_decline(uint64_t request, const char *reason, uint32_t reason_len);
 
 /* Returns a handle, greater than 0. */
 CAPSULE_IMPORT("ipc_subscribe")

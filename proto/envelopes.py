@@ -1,7 +1,7 @@
 """Envelopes: what a guest gets from a receive. CBOR with definite lengths and keys in a fixed order.
 
     {"messages": [message, …], "dropped": n, "lagged": n}
-    message = {"topic", "payload", "source", "instance", "principal", "seq", "time"[, "cause"]}
+    message = {"topic", "payload", "source", "instance", "principal", "seq", "time"[, "cause"][, "request" | "retained"]}
 
 Built by splicing: the payload's bytes are taken as they came, since they are one CBOR item already, and what
 is the same for all messages of a source is encoded once. A small reader in C can walk the result.
@@ -40,11 +40,19 @@ def text(value: bytes) -> bytes:
     return head(3, len(value)) + value
 
 
-_TOPIC = head(5, 7) + text(b"topic")
-_TOPIC_CAUSED = head(5, 8) + text(b"topic")
+_TOPIC = tuple(head(5, 7 + more) + text(b"topic") for more in range(3))
+"""The head of a message with so many of the optional keys."""
 _PAYLOAD = text(b"payload")
 _TIME = text(b"time")
 _CAUSE = text(b"cause")
+_TRUE = b"\xf5"
+
+REQUEST = text(b"request") + _TRUE
+"""Of a message whose sender waits for an answer."""
+
+RETAINED = text(b"retained") + _TRUE
+"""Of a message that was kept for this subscriber, and was sent before it subscribed."""
+
 _MESSAGES = head(5, 3) + text(b"messages")
 _DROPPED = text(b"dropped")
 _LAGGED = text(b"lagged")
@@ -66,10 +74,15 @@ def source_part(name: bytes, instance: bytes, principal: bytes) -> bytes:
     )
 
 
-def message(topic: bytes, payload: bytes, source: bytes, seq: int, time_ms: int, cause: int) -> bytes:
-    """One message; `source` is its source's `source_part`, `cause` 0 where it has none."""
+def message(
+    topic: bytes, payload: bytes, source: bytes, seq: int, time_ms: int, cause: int, extra: bytes = b""
+) -> bytes:
+    """One message; `source` is its source's `source_part`, `cause` 0 where it has none.
+
+    `extra` is b"" or one more key with its value: `REQUEST` or `RETAINED`.
+    """
     parts = (
-        _TOPIC_CAUSED if cause else _TOPIC,
+        _TOPIC[bool(cause) + bool(extra)],
         text(topic),
         _PAYLOAD,
         payload,
@@ -78,7 +91,7 @@ def message(topic: bytes, payload: bytes, source: bytes, seq: int, time_ms: int,
         _TIME,
         head(0, time_ms),
     )
-    return b"".join(parts) + (_CAUSE + head(0, cause) if cause else b"")
+    return b"".join(parts) + (_CAUSE + head(0, cause) if cause else b"") + extra
 
 
 def envelope(messages: Sequence[bytes], dropped: int, lagged: int) -> bytes:

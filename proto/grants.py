@@ -16,10 +16,14 @@ from capsuled.proto.topics import Segments
 
 @dataclass(frozen=True)
 class Grants:
-    """Patterns that a capsule may publish to and subscribe to; an empty tuple denies all."""
+    """Patterns that a capsule may publish to and subscribe to; an empty tuple denies all.
+
+    `retain` grants nothing: it says of which published topics the last message is kept.
+    """
 
     publish: tuple[str, ...] = ()
     subscribe: tuple[str, ...] = ()
+    retain: tuple[str, ...] = ()
 
     @cached_property
     def _publish(self) -> tuple[Segments, ...]:
@@ -29,9 +33,13 @@ class Grants:
     def _subscribe(self) -> tuple[Segments, ...]:
         return _parse(self.subscribe)
 
+    @cached_property
+    def _retain(self) -> tuple[Segments, ...]:
+        return _parse(self.retain)
+
     def check(self) -> None:
         """Raise `topics.TopicError` for the first malformed grant."""
-        _ = self._publish, self._subscribe
+        _ = self._publish, self._subscribe, self._retain
 
     def publisher(self, topic: Segments) -> str | None:
         """The grant that lets `topic` be published, or None."""
@@ -39,6 +47,10 @@ class Grants:
             if topics.matches(grant, topic):
                 return text
         return None
+
+    def retained(self, topic: Segments) -> bool:
+        """Whether the last message on `topic` is kept for later subscribers."""
+        return any(topics.matches(pattern, topic) for pattern in self._retain)
 
     def subscriber(self, pattern: Segments) -> str | None:
         """The one grant that covers all of `pattern`, or None.

@@ -94,7 +94,7 @@ def decode(data: bytes) -> Order:
         return Order(
             descriptors=Descriptors(**fields.pop("descriptors")),
             limits=WorkerLimits(**fields.pop("limits")),
-            grants=Grants(tuple(grants["publish"]), tuple(grants["subscribe"])),
+            grants=Grants(*(tuple(grants[each]) for each in ("publish", "subscribe", "retain"))),
             interceptors=tuple(Interceptor(**each) for each in fields.pop("interceptors")),
             **fields,
         )

@@ -74,6 +74,12 @@ class UpKind(IntEnum):
     """Answers HELLO. b count of publishes so far."""
     BYE = 5
     """The worker will publish no more. b count of publishes in all."""
+    REQUEST = 6
+    """A publish that wants an answer. text topic, a handle of the answer, b cause (0: none), body payload."""
+    REPLY = 7
+    """Answers a request. b its global sequence number, body payload."""
+    DECLINE = 8
+    """Refuses a request. b its global sequence number, text the sentence why."""
 
 
 class DownKind(IntEnum):
@@ -95,6 +101,15 @@ class DownKind(IntEnum):
     UNSUBSCRIBED = 7
     """a handle. Messages sent before this record count for it, those after it do not, although they may have been
     published earlier: control records overtake the messages that wait."""
+    RETAINED = 8
+    """The last message of a topic, kept for a later subscriber: like MESSAGE, but d is the one handle that it
+    is for."""
+    REQUEST = 9
+    """Like MESSAGE; its sender waits for an answer."""
+    REPLY = 10
+    """An answer: like MESSAGE, but d is the asker's handle, and the topic is `reply.` and the request's number."""
+    FAILED = 11
+    """There will be no answer. a the asker's handle, b errno, text the sentence why."""
 
 
 _UP_KINDS = frozenset(map(int, UpKind))

@@ -16,6 +16,8 @@ class Errno(IntEnum):
     BADF = 8
     BADMSG = 9
     CANCELED = 11
+    CONNREFUSED = 14
+    CONNRESET = 15
     DQUOT = 19
     FAULT = 21
     ILSEQ = 25
@@ -28,6 +30,7 @@ class Errno(IntEnum):
     NOSYS = 52
     PERM = 63
     SPIPE = 70
+    TIMEDOUT = 73
     NOTCAPABLE = 76
 
 

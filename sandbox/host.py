@@ -107,6 +107,25 @@ class Host:
             return self._refuse(Refusal(Errno.BADF, "the message 0 was not delivered here lately: no cause"))
         return self.ipc_publish(topic, topic_len, payload, payload_len, cause)
 
+    def ipc_request(self, topic: int, topic_len: int, payload: int, payload_len: int, timeout_ms: int) -> int:
+        if topic_len > topics.MAX_BYTES:
+            raise ipc_module.too_long("publish to", topic_len)
+        name = self.memory.read(topic, topic_len)
+        self._ipc.check_topic(name)
+        return self._ipc.request(name, self._admitted(payload, payload_len), timeout_ms)
+
+    def ipc_reply(self, request: int, payload: int, payload_len: int) -> int:
+        self._ipc.reply(request, self._admitted(payload, payload_len))
+        return 0
+
+    def ipc_decline(self, request: int, reason: int, reason_len: int) -> int:
+        if reason_len > topics.MAX_BYTES:
+            raise Refusal(Errno.MSGSIZE, f"a reason of {reason_len} bytes: {topics.MAX_BYTES} at most")
+        text = self.memory.read(reason, reason_len)
+        _text("reason", text)
+        self._ipc.decline(request, text)
+        return 0
+
     def ipc_subscribe(self, pattern: int, pattern_len: int) -> int:
         if pattern_len > topics.MAX_BYTES:
             raise ipc_module.too_long("subscribe to", pattern_len)
@@ -181,6 +200,16 @@ class Host:
         return 0
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────
+
+    def _admitted(self, payload: int, payload_len: int) -> bytes:
+        """A payload that is within its size and the rate; nothing of it is touched before."""
+        if payload_len > self._ipc.max_payload:
+            raise Refusal(
+                Errno.MSGSIZE, f"a payload of {payload_len} bytes: max_payload is {self._ipc.max_payload}"
+            )
+        self.memory.check(payload, payload_len)
+        self._ipc.admit(payload_len)
+        return self.memory.read(payload, payload_len)
 
     def _bound(self, name: str) -> Callable[..., int]:
         method: Callable[..., int] = getattr(self, name)

@@ -6,8 +6,8 @@ message comes over the edge once, however many handles of this capsule it is for
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable
+from collections import OrderedDict, deque
+from collections.abc import Container, Iterable
 
 from capsuled.proto import envelopes, payloads, topics
 from capsuled.proto.ledger import MAX_SUBSCRIPTIONS
@@ -45,7 +45,8 @@ class Inbox:
         self._queue_bytes = queue_bytes
         self._total_bytes = total_bytes
         """Bound of all queues together: they share the memory of one process."""
-        self._bytes = 0
+        self.bytes = 0
+        """Of the encoded messages in all queues; one that is in several counts in each."""
         self.handles: dict[int, Subscription] = {}
         self._closing: dict[int, Subscription] = {}
         self._table: Subscriptions[Subscription] = Subscriptions()
@@ -53,8 +54,11 @@ class Inbox:
         self._origins: dict[int, bytes] = {}
         self._free_rows = list(range(MAX_SUBSCRIPTIONS - 1, -1, -1))
         self._next_handle = 1
-        self._history: deque[list[Message]] = deque()
+        self._history: deque[list[int]] = deque()
+        """Sequence numbers of what the guest has got, by call."""
         self._history_size = 0
+        self._requests: OrderedDict[int, None] = OrderedDict()
+        """Requests that the guest has received and not answered."""
         self.epoch = 0
         self.received = 0
         """Messages read from the edge in this epoch."""
@@ -80,11 +84,15 @@ class Inbox:
             raise Refusal(
                 Errno.MFILE, f"cannot subscribe to '{text}': {MAX_SUBSCRIPTIONS} subscriptions are the most"
             )
+        return self._open(self.new_handle(), text, pattern, runtime_owned=False)
+
+    def new_handle(self, in_use: Container[int] = ()) -> int:
+        """The next number that is no handle of the guest's, nor one in `in_use`."""
         handle = self._next_handle
-        while handle in self.handles or handle in self._closing:
+        while handle in self.handles or handle in self._closing or handle in in_use:
             handle = handle + 1 if handle < MAX_HANDLE else 1
         self._next_handle = handle + 1 if handle < MAX_HANDLE else 1
-        return self._open(handle, text, pattern, runtime_owned=False)
+        return handle
 
     def get(self, handle: int) -> Subscription:
         """Raises `Refusal` for a handle that is not open."""
@@ -109,7 +117,7 @@ class Inbox:
         closed.carried += subscription.carried
         closed.left += len(subscription.queue)
         self.closed_changed = True
-        self._bytes -= subscription.bytes
+        self.bytes -= subscription.bytes
         subscription.queue.clear()
         # The row is free at once, for the next subscription must not wait for an answer. Its clearing stands in
         # `changed` before whatever takes it.
@@ -120,20 +128,33 @@ class Inbox:
         """The envelope of what waits and fits. Raises `Refusal` (nobufs)."""
         before = subscription.bytes
         messages, envelope = subscription.take(cap)
-        self._bytes -= before - subscription.bytes
+        self.bytes -= before - subscription.bytes
         self.changed[subscription] = None
         if messages:
-            self._remember(messages)
+            self._remember([message.seq for message in messages])
+            for message in messages:
+                if message.request:
+                    self._note_request(message.seq)
         return envelope
+
+    def answered(self, seq: int) -> None:
+        """The guest answers a request, once. Raises `Refusal` when it has none of that number."""
+        if seq not in self._requests:
+            raise Refusal(
+                Errno.BADF, f"the message {seq} is no request that was received and not answered yet"
+            )
+        del self._requests[seq]
+
+    def delivered(self, seq: int) -> None:
+        """The guest has got a message that was in no queue: the answer to a request of its own."""
+        self._remember([seq])
 
     def was_delivered(self, seq: int) -> bool:
         """Whether the guest has got that message, lately enough to name it as a cause.
 
         One of an earlier epoch does not count: this backbone has not sent it, and would refuse it unheard.
         """
-        return seq >> EPOCH_SHIFT == self.epoch and any(
-            message.seq == seq for batch in reversed(self._history) for message in batch
-        )
+        return seq >> EPOCH_SHIFT == self.epoch and any(seq in batch for batch in reversed(self._history))
 
     # ── the backbone's side ──────────────────────────────────────────────────────────────────────
 
@@ -147,11 +168,18 @@ class Inbox:
         self.closed = ClosedCounts()
         self.closed_changed = True
         self._origins = {}
+        self._requests.clear()  # nobody waits for their answers any more
         for handle in self.closing():
             self.forget(handle)
         for subscription in self.handles.values():
             subscription.begin_epoch()
             self.changed[subscription] = None
+
+    def encode(self, record: Down, cause: int) -> bytes:
+        """A message as it stands in an envelope. Raises `payloads.NotCbor`."""
+        payloads.check(record.body)
+        source = self._origins[record.a]
+        return envelopes.message(record.text, record.body, source, record.b, record.c, cause)
 
     def introduce(self, record: Down) -> None:
         """An origin, before its first message: its part of every envelope is encoded once, here."""
@@ -174,7 +202,7 @@ class Inbox:
             self.forget(handle)  # its UNSUBSCRIBE will not be answered: there is nothing to end
             return False
         subscription.closed = True
-        self._bytes -= subscription.bytes
+        self.bytes -= subscription.bytes
         self._free_rows.append(subscription.row)
         self.changed[subscription] = None
         self._drop(subscription)
@@ -191,8 +219,21 @@ class Inbox:
     def closing(self) -> list[int]:
         return list(self._closing)
 
-    def put(self, topic: bytes, origin: int, seq: int, time_ms: int, cause: int, payload: bytes) -> None:
-        """Queue a message for every handle that it is for."""
+    def put(
+        self,
+        topic: bytes,
+        origin: int,
+        seq: int,
+        time_ms: int,
+        cause: int,
+        payload: bytes,
+        extra: bytes = b"",
+        only: int = 0,
+    ) -> None:
+        """Queue a message for every handle that it is for, or for `only` one.
+
+        `extra` is `envelopes.REQUEST` or `RETAINED` where it is such a message.
+        """
         subscriptions = self._by_topic.get(topic)
         if subscriptions is None:
             subscriptions = self._match(topic)
@@ -203,16 +244,18 @@ class Inbox:
                 if seq > subscription.since:
                     subscription.lagged_unread += 1
             return
+        if only:
+            subscriptions = tuple(each for each in subscriptions if each.handle == only)
         self.received += 1
         try:
             # The backbone does not look into payloads, and their publisher's worker may have been taken over. What
             # is spliced into an envelope unseen could close it early and forge what follows.
             payloads.check(payload)
-            encoded = envelopes.message(topic, payload, self._origins[origin], seq, time_ms, cause)
+            encoded = envelopes.message(topic, payload, self._origins[origin], seq, time_ms, cause, extra)
         except payloads.NotCbor:
             self.malformed += 1
             encoded = b""
-        message = Message(encoded, len(payload), seq)
+        message = Message(encoded, len(payload), seq, extra is envelopes.REQUEST)
         for subscription in subscriptions:
             if seq <= subscription.since:
                 continue
@@ -224,10 +267,10 @@ class Inbox:
             subscription.received += 1
             self.changed[subscription] = None
             if encoded:
-                self._bytes += subscription.put(message)
+                self.bytes += subscription.put(message)
             else:
                 subscription.refuse()
-        if self._bytes > self._total_bytes:
+        if self.bytes > self._total_bytes:
             self._bound()
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────
@@ -259,18 +302,22 @@ class Inbox:
         self._by_topic[topic] = found
         return found
 
-    def _remember(self, messages: list[Message]) -> None:
-        # Without the bytes, which would keep every message that was ever delivered alive.
-        self._history.append([Message(b"", 0, message.seq) for message in messages])
-        self._history_size += len(messages)
+    def _note_request(self, seq: int) -> None:
+        self._requests[seq] = None
+        if len(self._requests) > HISTORY_MESSAGES:
+            self._requests.popitem(last=False)
+
+    def _remember(self, seqs: list[int]) -> None:
+        self._history.append(seqs)
+        self._history_size += len(seqs)
         while self._history_size - len(self._history[0]) >= HISTORY_MESSAGES:
             self._history_size -= len(self._history.popleft())
 
     def _bound(self) -> None:
-        while self._bytes > self._total_bytes:
+        while self.bytes > self._total_bytes:
             several = (each for each in self.handles.values() if len(each.queue) > 1)
             fullest = max(several, key=lambda each: each.bytes, default=None)
             if fullest is None:
                 return
-            self._bytes -= fullest.lose_oldest()
+            self.bytes -= fullest.lose_oldest()
             self.changed[fullest] = None

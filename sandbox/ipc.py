@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
-from capsuled.proto import payloads, records, topics
+from capsuled.proto import envelopes, payloads, records, topics
 from capsuled.proto.abi import MAX_RECV_TIMEOUT_MS
 from capsuled.proto.bucket import Bucket
 from capsuled.proto.ledger import Total
@@ -20,6 +21,7 @@ from capsuled.proto.order import Order
 from capsuled.proto.records import Down, DownKind, UpKind
 from capsuled.proto.refusals import Errno, Refusal
 from capsuled.proto.topics import Segments
+from capsuled.sandbox.answers import Answers
 from capsuled.sandbox.edge import Edge
 from capsuled.sandbox.inbox import Inbox
 from capsuled.sandbox.outgoing import Outgoing
@@ -75,6 +77,7 @@ class Ipc:
         room = (limits.process_memory - limits.memory - MEMORY_HEADROOM) // 2
         self._inbox = Inbox(limits.queue_messages, limits.queue_bytes, max(room, limits.queue_bytes))
         self._inbox.open_runtime(order.interceptors)
+        self._answers = Answers()
         self._refused: dict[int, Refusal] = {}
         """Answers of the backbone to subscriptions, until the guest's call has read them."""
         self._bye = False
@@ -109,25 +112,52 @@ class Ipc:
 
     def publish(self, topic: bytes, payload: bytes, cause: int) -> None:
         """Hand over what `check_topic` and `admit` have passed. Raises `Refusal`, and then it has cost no quota."""
+        # Not `with self._refunding(…)`, which says the same: this is the busiest line of a publisher.
         try:
             if cause and not self._inbox.was_delivered(cause):
                 raise Refusal(Errno.BADF, f"the message {cause} was not delivered here lately: no cause")
             payloads.check(payload)
             record = records.up(_PUBLISH, topic, self._published & _COUNT_MASK, cause, payload)
             if not self._outgoing.has_room(len(record)):
-                self._flush()
-                if not self._outgoing.has_room(len(record)):
-                    raise Refusal(Errno.AGAIN, "the backbone takes nothing at the moment: try again")
-        except payloads.NotCbor as exc:
-            self._refund(len(payload))
-            raise Refusal(Errno.BADMSG, f"the payload is {exc}") from exc
-        except Refusal:
-            self._refund(len(payload))
-            raise
+                self._make_room(len(record))
+        except (Refusal, payloads.NotCbor) as exc:
+            with self._refunding(len(payload)):
+                raise exc
         self._published = count = self._published + 1
         self._page.slots[Total.PUBLISHED] = count
         if self._outgoing.publish(record) or time.monotonic() - self._last_flush >= FLUSH_SECONDS:
             self._flush()
+
+    # ── requests ─────────────────────────────────────────────────────────────────────────────────
+
+    def request(self, topic: bytes, payload: bytes, timeout_ms: int) -> int:
+        """Ask whoever is subscribed to `topic`; returns the handle on which the one answer is received.
+
+        `check_topic` and `admit` have passed it. Raises `Refusal`, and then it has cost no quota.
+        """
+        with self._refunding(len(payload)):
+            self._answers.check_room()
+            payloads.check(payload)
+            handle = self._inbox.new_handle(self._answers)
+            self._hand_over(records.up(UpKind.REQUEST, topic, handle, 0, payload))
+        timeout = min(timeout_ms, MAX_RECV_TIMEOUT_MS) / 1000
+        self._answers.open(handle, topic.decode(), time.monotonic() + timeout)
+        self._flush()
+        return handle
+
+    def reply(self, request: int, payload: bytes) -> None:
+        """Answer a request; `admit` has passed the payload. Raises `Refusal`, and then it has cost no quota."""
+        with self._refunding(len(payload)):
+            payloads.check(payload)
+            self._inbox.answered(request)
+            self._hand_over(records.up(UpKind.REPLY, b"", 0, request, payload))
+        self._flush()
+
+    def decline(self, request: int, reason: bytes) -> None:
+        """Refuse a request, with a reason for its sender. Raises `Refusal`."""
+        self._inbox.answered(request)
+        self._hand_over(records.up(UpKind.DECLINE, reason, 0, request))
+        self._flush()
 
     # ── subscriptions ────────────────────────────────────────────────────────────────────────────
 
@@ -163,6 +193,9 @@ class Ipc:
         return handle
 
     def unsubscribe(self, handle: int) -> None:
+        if handle in self._answers:
+            self._answers.forget(handle)
+            return
         self._close(handle)
         self._flush()
         self.settle()
@@ -178,14 +211,21 @@ class Ipc:
 
     def poll(self, handle: int, cap: int) -> bytes:
         """The envelope of what waits; never blocks."""
+        if handle in self._answers:
+            self._turn()
+            return self._take_answer(handle, cap)
         subscription = self._inbox.get(handle)
         self._turn()
         return self._take(subscription, cap)
 
     def receive(self, handle: int, timeout_ms: int, cap: int) -> bytes:
         """The envelope after a message or the timeout. Raises `Refusal` (canceled) when this capsule is stopped."""
-        subscription = self._inbox.get(handle)
         deadline = time.monotonic() + min(timeout_ms, MAX_RECV_TIMEOUT_MS) / 1000
+        if handle in self._answers:
+            waiting = self._answers.waiting[handle]
+            self._await(lambda: waiting.over(time.monotonic()), min(deadline, waiting.deadline), None)
+            return self._take_answer(handle, cap)
+        subscription = self._inbox.get(handle)
         self._await(lambda: bool(subscription.queue), deadline, None)
         return self._take(subscription, cap)
 
@@ -339,6 +379,14 @@ class Ipc:
                 inbox.acknowledge(record.a, record.c)
         elif kind == DownKind.UNSUBSCRIBED:
             inbox.forget(record.a)
+        elif kind == DownKind.RETAINED:
+            inbox.put(record.text, record.a, record.b, record.c, 0, record.body, envelopes.RETAINED, record.d)
+        elif kind == DownKind.REQUEST:
+            inbox.put(record.text, record.a, record.b, record.c, record.d, record.body, envelopes.REQUEST)
+        elif kind == DownKind.REPLY:
+            self._answered(record)
+        elif kind == DownKind.FAILED:
+            self._answers.fail(record.a, Errno(record.b), record.text.decode(errors="replace"))
         elif kind == DownKind.HELLO:
             self._greeted(record.b)
         elif kind == DownKind.BYE:
@@ -349,6 +397,7 @@ class Ipc:
         closing = self._inbox.closing()
         if epoch != self._inbox.epoch:
             self._inbox.begin_epoch(epoch)
+            self._answers.fail_all(Errno.CONNRESET, "the backbone was restarted: the request may be lost")
         # Each goes before the last: HELLO is the first, and ends make room before what begins needs it.
         for each in self._inbox.unacknowledged():
             self._outgoing.control_first(records.up(UpKind.SUBSCRIBE, each.text.encode(), a=each.handle))
@@ -361,8 +410,44 @@ class Ipc:
         self._inbox.close(handle)
         self._outgoing.control(records.up(UpKind.UNSUBSCRIBE, a=handle))
 
-    def _refund(self, size: int) -> None:
-        self._bucket.charge(-size, -1, time.monotonic())
+    def _take_answer(self, handle: int, cap: int) -> bytes:
+        seq = self._answers.waiting[handle].seq
+        envelope = self._answers.take(handle, cap, time.monotonic())
+        if handle not in self._answers:
+            self._inbox.delivered(seq)
+        return envelope
+
+    def _answered(self, record: Down) -> None:
+        """An answer; its topic is `reply.` and the number of the request, which is what caused it."""
+        try:
+            encoded = self._inbox.encode(record, int(record.text.rpartition(b".")[2]))
+        except payloads.NotCbor as exc:
+            self._answers.fail(record.d, Errno.BADMSG, f"the answer is {exc}")
+        else:
+            self._answers.answer(record.d, record.b, encoded)
+
+    def _hand_over(self, record: bytes) -> None:
+        """Put a record that counts as no publish behind all that waits. Raises `Refusal` (again)."""
+        if not self._outgoing.has_room(len(record)):
+            self._make_room(len(record))
+        self._outgoing.control(record)
+
+    def _make_room(self, size: int) -> None:
+        self._flush()
+        if not self._outgoing.has_room(size):
+            raise Refusal(Errno.AGAIN, "the backbone takes nothing at the moment: try again")
+
+    @contextmanager
+    def _refunding(self, size: int) -> Generator[None, None, None]:
+        """What is refused in here has cost no quota."""
+        try:
+            yield
+        except payloads.NotCbor as exc:
+            self._bucket.charge(-size, -1, time.monotonic())
+            raise Refusal(Errno.BADMSG, f"the payload is {exc}") from exc
+        except Refusal:
+            self._bucket.charge(-size, -1, time.monotonic())
+            raise
 
 
 def _parse(what: str, text: bytes, split: Callable[[str], Segments]) -> tuple[str, Segments]:

@@ -77,10 +77,11 @@ def rlimits(limits: WorkerLimits) -> Limits:
     Memory is RLIMIT_DATA and never RLIMIT_AS, for the engine reserves 6 GiB of addresses. The soft CPU limit is
     below the hard one, so that the death of it is SIGXCPU, which says what happened.
     """
+    files = limits.open_files + SPARE_DESCRIPTORS
     found: Limits = {
         resource.RLIMIT_DATA: (limits.process_memory, limits.process_memory),
         resource.RLIMIT_STACK: (STACK_BYTES, STACK_BYTES),
-        resource.RLIMIT_NOFILE: (limits.open_files + SPARE_DESCRIPTORS,) * 2,
+        resource.RLIMIT_NOFILE: (files, files),
         resource.RLIMIT_FSIZE: (0, 0),
         resource.RLIMIT_CORE: (0, 0),
         resource.RLIMIT_MEMLOCK: (0, 0),

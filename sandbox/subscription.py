@@ -22,6 +22,8 @@ class Message(NamedTuple):
     encoded: bytes
     payload_bytes: int
     seq: int
+    request: bool = False
+    """Its sender waits for an answer."""
 
 
 class Subscription:

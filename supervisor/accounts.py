@@ -53,7 +53,7 @@ class Account:
     def copy(self) -> Account:
         made = Account()
         for name, value in vars(self).items():
-            setattr(made, name, Counter(value) if isinstance(value, Counter) else value)
+            setattr(made, name, Counter(cast("Counter[str]", value)) if isinstance(value, Counter) else value)
         return made
 
 

@@ -30,7 +30,10 @@ Figures = Mapping[str, Any]
 ANSWER_SECONDS = 5.0
 """How long the backbone may take for an answer. It never blocks, so that one which needs longer is stuck."""
 
-PATIENCE_SECONDS = 10.0
+FAREWELL_SECONDS = 1.0
+"""How long it may take to stop when it is told to: it does so within a turn. Nothing of it is needed any more."""
+
+PATIENCE_SECONDS = 2.0
 """Between two looks at whether it still answers. One that was stopped, or hangs, is killed and started again."""
 
 RESTART_SECONDS = (0.0, 0.1, 0.5, 1.0, 5.0)
@@ -104,22 +107,30 @@ class Bus:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
         """Keep a backbone running until cancelled; then it is told to stop, and killed if it does not."""
-        started: Callable[[], None] = task_status.started
+        has_answered = False
+
+        def answered() -> None:
+            nonlocal has_answered
+            if not has_answered:  # Trio must be told once, and that may be by a later backbone than the first
+                has_answered = True
+                task_status.started()
+
         failures = 0
         while True:
             begun = trio.current_time()
             try:
-                await self._live(started)
-            except SpawnError as exc:
+                await self._live(answered)
+            except (OSError, SpawnError) as exc:
                 LOG.error("cannot start the backbone: %s", exc)
-            started = _nothing
-            failures = 0 if trio.current_time() - begun >= STABLE_SECONDS else failures + 1
+            if trio.current_time() - begun >= STABLE_SECONDS:
+                failures = 0
             pause = RESTART_SECONDS[min(failures, len(RESTART_SECONDS) - 1)]
+            failures += 1
             LOG.error("the backbone (epoch %d) has ended: it is started again in %g s", self.epoch, pause)
             self.restarts += 1
             await trio.sleep(pause)
 
-    async def _live(self, started: Callable[[], None]) -> None:
+    async def _live(self, answered: Callable[[], None]) -> None:
         with ExitStack() as stack:
             mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
             life, hold = os.pipe2(os.O_CLOEXEC)
@@ -137,7 +148,7 @@ class Bus:
                 self.epoch += 1
                 self.pid = process.pid
                 with self._connected():
-                    await self._serve(process, stream, started)
+                    await self._serve(process, stream, answered)
 
     @contextmanager
     def _connected(self) -> Generator[None, None, None]:
@@ -155,13 +166,13 @@ class Bus:
                 waiting.set()  # without an answer: BusDown
 
     async def _serve(
-        self, process: spawn.Process, stream: trio.SocketStream, started: Callable[[], None]
+        self, process: spawn.Process, stream: trio.SocketStream, answered: Callable[[], None]
     ) -> None:
         async with trio.open_nursery() as nursery:
             try:
                 nursery.start_soon(self._write, stream)
-                nursery.start_soon(self._read, stream)
-                nursery.start_soon(self._watch, process, started)
+                nursery.start_soon(self._read, process, stream)
+                nursery.start_soon(self._watch, process, answered)
                 await process.wait()
             except trio.Cancelled:
                 with trio.CancelScope(shield=True):
@@ -170,7 +181,7 @@ class Bus:
             nursery.cancel_scope.cancel()
 
     async def _end(self, process: spawn.Process, stream: trio.SocketStream) -> None:
-        with trio.move_on_after(ANSWER_SECONDS):
+        with trio.move_on_after(FAREWELL_SECONDS):
             try:
                 await stream.send_all(protocol.pack({"op": "stop"}))
             except (trio.BrokenResourceError, trio.BusyResourceError):
@@ -180,7 +191,7 @@ class Bus:
         process.kill()
         await process.wait()
 
-    async def _watch(self, process: spawn.Process, started: Callable[[], None]) -> None:
+    async def _watch(self, process: spawn.Process, answered: Callable[[], None]) -> None:
         """Ask now and then whether it answers; the first answer says that it has started."""
         while True:
             try:
@@ -192,7 +203,7 @@ class Bus:
                 return
             if not self._up:
                 self._up = True
-                started()
+                answered()
             await trio.sleep(PATIENCE_SECONDS)
 
     async def _write(self, stream: trio.SocketStream) -> None:
@@ -207,7 +218,7 @@ class Bus:
             except trio.BrokenResourceError:
                 return  # it is gone, and `process.wait` says so
 
-    async def _read(self, stream: trio.SocketStream) -> None:
+    async def _read(self, process: spawn.Process, stream: trio.SocketStream) -> None:
         unpacker = protocol.Unpacker()
         while True:
             try:
@@ -216,8 +227,13 @@ class Bus:
                 return
             if not data:
                 return
-            for message in unpacker.feed(data):
-                self._take(message)
+            try:
+                for message in unpacker.feed(data):
+                    self._take(message)
+            except (protocol.ProtocolError, LookupError, TypeError, ValueError) as exc:
+                LOG.error("the backbone says what is no message (%r): it is killed", exc)
+                process.kill()
+                return
 
     def _take(self, message: Json) -> None:
         match message["op"]:
@@ -258,7 +274,3 @@ class Bus:
         if answer is None:
             raise BusDown("the backbone does not answer")
         return answer
-
-
-def _nothing() -> None:
-    """Told `started` once, Trio must not be told again."""

@@ -180,6 +180,8 @@ class Capsule:
 
     async def _live(self, instance: Instance) -> None:
         async with trio.open_nursery() as watchers:
+            # An end that the daemon's own end brings about is waited for and told, too: who cancels us kills it.
+            watchers.cancel_scope.shield = True
             watchers.start_soon(self._expect_ready)
             if self.entry.manifest.supervision.watchdog:
                 watchers.start_soon(self._watch, instance)
@@ -200,7 +202,10 @@ class Capsule:
         watchdog = Watchdog(self.entry.manifest.supervision.watchdog)
         while True:
             await trio.sleep(watchdog.interval)
-            if watchdog.hung(instance.pid, instance.claims(), trio.current_time()):
+            # Before its guest has started it is we who compute: what takes too long then is `ready_timeout`'s affair.
+            if instance.engine is not None and watchdog.hung(
+                instance.pid, instance.claims(), trio.current_time()
+            ):
                 self._kill_for = Intent.WATCHDOG
                 self.feed(Event.HUNG)
                 return
@@ -216,11 +221,8 @@ class Capsule:
     def _heard(self, report: Report) -> None:
         # A worker may report whatever it likes: only what this instance can mean is taken.
         ready = self.entry.manifest.supervision.ready
-        if (
-            (isinstance(report, Ready)
-            and ready == "guest")
-            or (isinstance(report, Started)
-            and ready == "started")
+        if (isinstance(report, Ready) and ready == "guest") or (
+            isinstance(report, Started) and ready == "started"
         ):
             self.feed(Event.READY)
 
@@ -236,7 +238,9 @@ class Capsule:
     def _record(self, ending: Ending, reason: Reason, instance: str, verdict: Verdict) -> None:
         evidence: dict[str, Json] = {
             **exits.describe(ending.evidence, reason),
-            "last_lines": [line["message"] for line in self.book.last(LAST_LINES)],
+            "last_lines": [
+                line["message"] for line in self.book.last(LAST_LINES) if line["instance"] == instance
+            ],
         }
         record = ExitRecord(clock.now(), instance, reason, evidence)
         self.exits.appendleft(record)
@@ -262,7 +266,7 @@ class Capsule:
             "reason": None,
             **facts,
         }
-        LOG.info("%s %s", self.name, " ".join([event, *(f"{k}={v}" for k, v in facts.items())]))
+        LOG.info("%s %s", self.name, " ".join([event, *(f"{k}={_shown(v)}" for k, v in facts.items())]))
         self._around.on_event(told)
 
     @property
@@ -272,6 +276,12 @@ class Capsule:
 
 _TOLD = ("status", "signal", "trap", "message", "limit", "value", "killed")
 """Evidence that an event carries too; the rest is a question away."""
+
+
+def _shown(value: Json) -> str:
+    """A fact in the supervisor's log. A guest's words may hold newlines, and must not look like lines of ours."""
+    text = str(value)
+    return text if text.isprintable() else repr(text)
 
 
 def _policy(entry: Entry) -> Policy:

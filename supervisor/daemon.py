@@ -45,15 +45,19 @@ async def run(using: Configuration, catalogue: Catalogue) -> None:
     """Supervise the catalogue's capsules until a signal or a request to shut down. Raises `CannotStart`."""
     groups = _groups(using)
     with ExitStack() as stack:
-        for folder in (using.runtime_dir, using.state_dir):
-            stack.enter_context(folders.locked(folder))
+        shared = bool(groups) and using.control.path.parent == using.runtime_dir
+        stack.enter_context(folders.locked(using.runtime_dir, folders.SHARED if shared else folders.PRIVATE))
+        if not _same(using.state_dir, using.runtime_dir):
+            stack.enter_context(folders.locked(using.state_dir))
         listener = stack.enter_context(control_socket(using.control.path, groups))
         edges = stack.enter_context(folders.fresh(using.runtime_dir / "edges"))
         logs = folders.made(using.state_dir / "logs")
         files = LogFiles(logs, using.log.file_bytes, using.log.file_count)
-        async with _in_background(files.run):
-            await _supervise(using, catalogue, listener, groups, edges, files)
-        files.flush()
+        try:
+            async with _in_background(files.run):
+                await _supervise(using, catalogue, listener, groups, edges, files)
+        finally:
+            files.flush()
 
 
 async def _supervise(
@@ -64,11 +68,11 @@ async def _supervise(
     edges: Path,
     files: LogFiles,
 ) -> None:
-    ending = trio.Event()
+    ending, serving = trio.Event(), trio.Event()
     bus = Bus(using.limits.total_queue_bytes, using.limits.max_payload)
     service = Service(bus, catalogue.faults, ending.set)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_signals, ending, nursery.cancel_scope)
+        await nursery.start(_signals, ending, serving, nursery.cancel_scope)
         async with _in_background(bus.run):
             await nursery.start(server.serve, listener, service, Access(os.getuid(), groups))
             async with trio.open_nursery() as capsules_nursery:
@@ -78,6 +82,7 @@ async def _supervise(
                     LOG.info(
                         "started: pid %d, %d capsules, %s", os.getpid(), len(capsules), using.control.path
                     )
+                    serving.set()
                     for capsule in capsules:
                         capsule.feed(Event.START)
                     await ending.wait()
@@ -105,14 +110,27 @@ async def _stop(capsules: Collection[Capsule]) -> None:
                 await capsule.changed()
 
 
-async def _signals(ending: trio.Event, at_once: trio.CancelScope) -> None:
-    """TERM and INT end gracefully, the second one at once. HUP is taken, so that a closed terminal ends nothing."""
+async def _signals(
+    ending: trio.Event,
+    serving: trio.Event,
+    at_once: trio.CancelScope,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """TERM and INT end gracefully, the second one at once; so does the first while there is nothing to be graceful to.
+
+    HUP is taken, so that a closed terminal ends nothing.
+    """
     with trio.open_signal_receiver(*_ENDING, signal.SIGHUP) as received:
+        task_status.started()
         async for number in received:
             if number == signal.SIGHUP:
                 LOG.warning("SIGHUP: manifests are not read again in this version; restart the supervisor")
             elif ending.is_set():
                 LOG.warning("%s again: everything is killed", signal.Signals(number).name)
+                at_once.cancel()
+            elif not serving.is_set():
+                LOG.warning("%s: given up before it has started", signal.Signals(number).name)
                 at_once.cancel()
             else:
                 LOG.info("%s: shutting down", signal.Signals(number).name)
@@ -159,6 +177,11 @@ def _fault_teller(capsules: list[Capsule]) -> Callable[[int, str], None]:
                 capsule.say("error", f"the backbone refuses its worker: {message}")
 
     return tell
+
+
+def _same(one: Path, other: Path) -> bool:
+    """A lock on a folder keeps out even who holds it already, under whatever name."""
+    return one.exists() and other.exists() and one.samefile(other)
 
 
 def _groups(using: Configuration) -> dict[int, Level]:

@@ -9,7 +9,12 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-PRIVATE = 0o700
+from capsuled.supervisor.control.listening import MAX_PATH
+
+PRIVATE, SHARED = 0o700, 0o755
+
+EDGE_BYTES = len("/00000000")
+"""Of the name of a socket in its folder, see `instance`."""
 
 
 class CannotStart(Exception):
@@ -17,13 +22,15 @@ class CannotStart(Exception):
 
 
 @contextmanager
-def locked(folder: Path) -> Generator[None, None, None]:
+def locked(folder: Path, mode: int = PRIVATE) -> Generator[None, None, None]:
     """Make `folder` if it is missing, and hold it: flock(2) on the folder itself, so that no file has to stay.
 
-    Raises `CannotStart`, also when another supervisor holds it.
+    A folder that exists keeps its mode. Raises `CannotStart`, also when another supervisor holds it.
     """
     try:
-        folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
+        if not folder.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(mode)  # mkdir(2) takes the umask's bits away
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as exc:
         raise CannotStart(
@@ -44,7 +51,15 @@ def locked(folder: Path) -> Generator[None, None, None]:
 
 @contextmanager
 def fresh(folder: Path) -> Generator[Path, None, None]:
-    """An empty folder that is ours alone, removed at the end. What is in it may go: its parent is `locked`."""
+    """An empty folder for sockets that is ours alone, removed at the end.
+
+    What is in it may go: its parent is `locked`. Raises `CannotStart`.
+    """
+    if (size := len(os.fsencode(folder)) + EDGE_BYTES) > MAX_PATH:
+        raise CannotStart(
+            f"cannot make sockets in {folder}: their paths have {size} bytes, {MAX_PATH} at most may be: "
+            "choose a shorter runtime_dir"
+        )
     try:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(mode=PRIVATE)

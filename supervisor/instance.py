@@ -36,6 +36,9 @@ from capsuled.supervisor.spawn import Process, SpawnError
 
 LOG = logging.getLogger("capsuled.instance")
 
+MAX_REPORTS = 16
+"""An honest worker sends four. One that has been taken over could keep us busy with them for ever."""
+
 DRAIN_SECONDS = 1.0
 """How long the last output of a process that is gone is waited for. Only a process that has left its group could hold
 the pipes open, and it must not hold up the rest."""
@@ -89,8 +92,8 @@ class Instance:
 
     @property
     def pid(self) -> int | None:
-        """None before there is a process, and after."""
-        return self._process.pid if self._process is not None else None
+        """None before there is a process, and once it has been reaped."""
+        return self._process.pid if self._process is not None and not self._process.gone else None
 
     def claims(self) -> Claims | None:
         """What its ledger page says now; None when there is no process."""
@@ -117,14 +120,25 @@ class Instance:
     # ── its life ─────────────────────────────────────────────────────────────────────────────────
 
     async def run(self) -> Ending:
-        """From nothing to nothing. Raises nothing that is the capsule's fault."""
+        """From nothing to nothing. Raises nothing.
+
+        Run it shielded: it ends when the process does, and who wants that kills it.
+        """
         try:
-            with ExitStack() as worker_ends, descriptors.make(
-                self.manifest.package.name, self._wasm, self._edge, worker_ends
-            ) as made:
+            with (
+                ExitStack() as worker_ends,
+                descriptors.make(self.manifest.package.name, self._wasm, self._edge, worker_ends) as made,
+            ):
                 return await self._run(*made, worker_ends)
         except (OSError, SpawnError) as exc:
             return Ending(Evidence(spawn_error=str(exc)), 0.0, None, None)
+        except Exception as exc:
+            # A defect of ours costs this instance its life, and not everybody the supervisor.
+            LOG.exception(
+                "cannot look after %s any longer: its process is killed", self.manifest.package.name
+            )
+            told = f"a defect in the supervisor ({type(exc).__name__}): please report what its log says"
+            return Ending(Evidence(spawn_error=told), 0.0, None, None)
 
     async def _run(self, ends: Ends, inherited: Inherited, worker_ends: ExitStack) -> Ending:
         order = descriptors.order_file(orders.encode(self._order(inherited)), worker_ends)
@@ -141,12 +155,16 @@ class Instance:
         worker_ends.close()  # or our own copies would keep its sockets and pipes open after its end
         self._process, self._ends = process, ends
         try:
-            # Shielded: who cancels us has to see to it that the process ends, and then its end is waited for.
-            with trio.CancelScope(shield=True):
-                ending = await self._live(process, ends)
+            return await self._live(process, ends)
+        except Exception:
+            process.kill()
+            if not process.gone:
+                await process.wait()
+            if self._attached:
+                await self._bus.detach(self.index)
+            raise
         finally:
             self._process = self._ends = None
-        return ending
 
     async def _live(self, process: Process, ends: Ends) -> Ending:
         limits = self.manifest.limits
@@ -200,7 +218,7 @@ class Instance:
     async def _listen(self, control: socket.socket) -> None:
         """Take reports until the worker's end of the control socket is closed."""
         with trio.socket.from_stdlib_socket(control.dup()) as packets:
-            while True:
+            for _ in range(MAX_REPORTS):
                 try:
                     packet = await packets.recv(reports.MAX_BYTES)
                 except ConnectionError:
@@ -215,6 +233,10 @@ class Instance:
                     return
                 if not isinstance(report, Cancel):
                     self._heard(report)
+            self._say(
+                "warn", f"the worker has sent {MAX_REPORTS} reports, an honest one sends four: it is killed"
+            )
+            self._kill()
 
     def _heard(self, report: Report) -> None:
         if isinstance(report, Listening):

@@ -5,6 +5,7 @@ A rule but for its followers: it never blocks, and every bound is counted where 
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable
 from datetime import datetime
@@ -40,7 +41,8 @@ class LogBook:
             "level": level,
             "message": message,
         }
-        size = len(message) + LINE_OVERHEAD
+        # In memory, where one letter beyond the usual makes each of them take four bytes.
+        size = sys.getsizeof(message) + LINE_OVERHEAD
         self._lines.append((time, line, size))
         self._bytes += size
         while len(self._lines) > 1 and (len(self._lines) > self._max_lines or self._bytes > self._max_bytes):

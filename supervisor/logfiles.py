@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,7 +42,9 @@ class LogFiles:
         self._waiting: dict[str, _Waiting] = {}
         self._bytes = 0
         self._more = trio.Event()
-        self._complained = False
+        self._unwritten: Counter[str] = Counter()
+        """Lines that the disk refused; the writer's alone, since it runs in a thread."""
+        self._complained: set[str] = set()
 
     def offer(self, capsule: str, line: JsonObject) -> None:
         """Queue a line. Never blocks."""
@@ -51,7 +54,7 @@ class LogFiles:
             waiting.lost += 1
         else:
             if waiting.lost:
-                waiting.lines.append(json.dumps({"lost": waiting.lost}).encode() + b"\n")
+                waiting.lines.append(_lost(waiting.lost))
                 waiting.lost = 0
             waiting.lines.append(data)
             self._bytes += len(data)
@@ -62,8 +65,9 @@ class LogFiles:
         task_status.started()
         while True:
             await self._more.wait()
-            # Not abandoned when cancelled: half a line in a file would spoil it.
-            await trio.to_thread.run_sync(self._write_all, self._take())
+            # Shielded: what is taken has to be written, and half a line in a file would spoil it.
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._write_all, self._take())
 
     def flush(self) -> None:
         """Write all that waits. Blocks for as long as the disk does."""
@@ -77,14 +81,18 @@ class LogFiles:
 
     def _write_all(self, batch: dict[str, _Waiting]) -> None:
         for capsule, waiting in batch.items():
-            lost = [json.dumps({"lost": waiting.lost}).encode() + b"\n"] if waiting.lost else []
+            path = self._folder / f"{capsule}.log"
+            before = [_lost(self._unwritten[capsule])] if self._unwritten[capsule] else []
+            after = [_lost(waiting.lost)] if waiting.lost else []
             try:
-                self._append(self._folder / f"{capsule}.log", [*waiting.lines, *lost])
-                self._complained = False
+                self._append(path, [*before, *waiting.lines, *after])
+                self._complained.discard(capsule)
+                del self._unwritten[capsule]
             except OSError as exc:
-                if not self._complained:
-                    self._complained = True  # once, or a full disk would fill the supervisor's own log
-                    LOG.error("cannot write the logs of capsules to %s: %s", self._folder, exc.strerror)
+                self._unwritten[capsule] += len(waiting.lines) + waiting.lost
+                if capsule not in self._complained:
+                    self._complained.add(capsule)  # once, or a full disk would fill the supervisor's own log
+                    LOG.error("cannot write %s: %s: its lines are lost", path, exc.strerror)
 
     def _append(self, path: Path, lines: Iterable[bytes]) -> None:
         size = path.stat().st_size if path.exists() else 0
@@ -111,3 +119,7 @@ class LogFiles:
                 newer.replace(older)
         if not self._keep:
             path.unlink(missing_ok=True)
+
+
+def _lost(count: int) -> bytes:
+    return json.dumps({"lost": count}).encode() + b"\n"

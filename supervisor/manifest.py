@@ -7,6 +7,7 @@ is trusted no more than its author: it asks, and the operator's ceilings bound w
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from math import inf
@@ -14,7 +15,7 @@ from typing import Annotated, ClassVar, Literal, cast
 
 from pydantic import BeforeValidator, ConfigDict, StrictBool, StrictStr
 
-from capsuled.proto import payloads
+from capsuled.proto import payloads, topics
 from capsuled.proto.grants import Grants
 from capsuled.proto.ledger import MAX_INTERCEPTORS
 from capsuled.supervisor import faults
@@ -117,6 +118,10 @@ class Capabilities:
     ipc_subscribe: Annotated[
         tuple[Annotated[str, Checked(Pattern())], ...],
         about("What it may subscribe to: patterns; one must cover it alone."),
+    ] = ()
+    ipc_retain: Annotated[
+        tuple[Annotated[str, Checked(Pattern())], ...],
+        about("Topics whose last message is kept for later subscribers; within ipc_publish."),
     ] = ()
 
 
@@ -232,7 +237,8 @@ class Manifest:
 
     @property
     def grants(self) -> Grants:
-        return Grants(self.capabilities.ipc_publish, self.capabilities.ipc_subscribe)
+        granted = self.capabilities
+        return Grants(granted.ipc_publish, granted.ipc_subscribe, granted.ipc_retain)
 
 
 class ManifestInvalid(FileInvalid):
@@ -337,14 +343,37 @@ def _more(table: Mapping[str, object], ceilings: Limits, allow_unhashed: bool) -
     if isinstance(component, dict) and "hash" not in component and not allow_unhashed:
         yield ("component", "hash"), 'missing: write hash = "sha256:…" with the digits that sha256sum prints'
     capabilities = table.get("capabilities")
-    for key in ("ipc_publish", "ipc_subscribe"):
+    for key in ("ipc_publish", "ipc_subscribe", "ipc_retain"):
         granted = cast(dict[str, object], capabilities).get(key) if isinstance(capabilities, dict) else None
         yield from _count(("capabilities", key), granted, MAX_GRANTS, "patterns")
+    yield from _retained(capabilities)
     yield from _count(("interceptor",), table.get("interceptor"), MAX_INTERCEPTORS, "interceptors")
     yield from limits_faults(faults.readable(_lowered(ceilings), table.get("limits")))
     yield from _over_ceilings(table.get("limits"), ceilings)
     yield from _backoff(faults.readable(Supervision(), table.get("supervision")))
     yield from faults.without_cbor(("config",), table.get("config"))
+
+
+def _retained(capabilities: object) -> Iterator[Finding]:
+    """What is to be retained has to be published first: a pattern that no grant covers is a mistake."""
+    if not isinstance(capabilities, dict):
+        return
+    lists = cast(dict[str, object], capabilities)
+    grants = [segments for _, _, segments in _readable(lists.get("ipc_publish"))]
+    for i, text, segments in _readable(lists.get("ipc_retain")):
+        if not any(topics.covers(grant, segments) for grant in grants):
+            yield (
+                ("capabilities", "ipc_retain", i),
+                f"{shown(text)} is covered by no pattern of ipc_publish: write one there that covers it",
+            )
+
+
+def _readable(patterns: object) -> Iterator[tuple[int, str, topics.Segments]]:
+    """The well-formed ones with their place in the list; the others are faults of their own."""
+    for i, text in enumerate(cast(list[object], patterns) if isinstance(patterns, list) else ()):
+        with suppress(topics.TopicError):
+            if isinstance(text, str):
+                yield i, text, topics.split(text)
 
 
 def limits_faults(limits: Mapping[str, float]) -> Iterator[Finding]:

@@ -69,17 +69,26 @@ async def read_lines(log: socket.socket, write: Write, rate: Rate) -> None:
 
 
 async def read_stream(fd: int, stream: LogStream, write: Write, rate: Rate) -> None:
-    """Make lines of what comes on a pipe, until its end. A line is cut at `MAX_LOG_TEXT` bytes. Closes `fd`."""
+    """Make lines of what comes on a pipe, until its end. A longer one than `MAX_LOG_TEXT` bytes becomes several.
+
+    Closes `fd`.
+    """
     level = "warn" if stream is LogStream.STDERR else "info"
     rest = b""
     async with trio.lowlevel.FdStream(fd) as pipe:
         while data := await pipe.receive_some(READ_BYTES):
             *lines, rest = (rest + data).split(b"\n")
-            if len(rest) > MAX_LOG_TEXT:
-                lines.append(rest)
-                rest = b""
+            while len(rest) > MAX_LOG_TEXT:
+                lines.append(rest[:MAX_LOG_TEXT])
+                rest = rest[MAX_LOG_TEXT:]
             for line in lines:
-                write(stream, level, line[:MAX_LOG_TEXT].decode(errors="replace"))
-                await rate.charge(len(line))
+                for part in _parts(line):
+                    write(stream, level, part.decode(errors="replace"))
+                    await rate.charge(len(part))
     if rest:
         write(stream, level, rest.decode(errors="replace"))
+
+
+def _parts(line: bytes) -> list[bytes]:
+    """A line in pieces that a log line can hold; an empty one is a piece, too."""
+    return [line[at : at + MAX_LOG_TEXT] for at in range(0, len(line), MAX_LOG_TEXT)] or [b""]

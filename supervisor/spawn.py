@@ -43,10 +43,21 @@ class Process:
     """A child of ours, the leader of its own session and process group."""
 
     def __init__(self, child: subprocess.Popen[bytes]) -> None:
+        """Raises `OSError`; then the child is gone."""
         self._child = child
         self.pid = child.pid
-        self._pidfd = os.pidfd_open(child.pid)
         self._gone = False
+        try:
+            self._pidfd = os.pidfd_open(child.pid)
+        except OSError:
+            child.kill()  # or it would live on, and nobody would wait for it
+            child.wait()
+            raise
+
+    @property
+    def gone(self) -> bool:
+        """It has been reaped: its pid may be somebody else's by now."""
+        return self._gone
 
     def signal(self, number: signal.Signals) -> None:
         """Signal the process; nothing happens when it has ended. It is not reaped yet, so the pid is its own."""

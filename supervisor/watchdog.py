@@ -31,7 +31,7 @@ class Watchdog:
 
     def hung(self, pid: int | None, claims: Claims | None, now: float) -> bool:
         """Whether it has computed for the time allowed without a host call. `now` is monotonic, in seconds."""
-        if pid is None or claims is None:
+        if pid is None:
             return False
         try:
             times = psutil.Process(pid).cpu_times()
@@ -39,7 +39,10 @@ class Watchdog:
             return False  # it has just ended
         used = times.user + times.system - self._cpu
         idle = used < BURNING * (now - self._looked)
-        if claims.host_calls != self._calls or claims.waiting or idle:
+        # A page that cannot be read tells of no host call: whoever spins may keep it in the middle of an update.
+        calls = self._calls if claims is None else claims.host_calls
+        waiting = claims is not None and claims.waiting
+        if calls != self._calls or waiting or idle:
             self._alive = now
-        self._calls, self._cpu, self._looked = claims.host_calls, self._cpu + used, now
+        self._calls, self._cpu, self._looked = calls, self._cpu + used, now
         return now - self._alive >= self._seconds

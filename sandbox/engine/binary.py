@@ -1,8 +1,8 @@
 """A WebAssembly module as far as we read and rewrite it, before an engine sees it.
 
-Read: its imports, exports and their signatures. Rewritten, since wasmer has no limits of its own: the maxima
-of memories and tables, so that `memory.grow` and `table.grow` answer -1 at the manifest's limit. Source:
-WebAssembly Core Specification 2.0, chapter 5 (Binary Format).
+Read: its imports, exports and their signatures. Rewritten: the maxima of memories and tables, so that
+`memory.grow` and `table.grow` answer -1 at the manifest's limit; wasmer has no limits of its own, and both
+engines are to hold a guest to the same. Source: WebAssembly Core Specification 2.0, chapter 5 (Binary Format).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from capsuled.proto.abi import ValueType
+from capsuled.proto.abi import MEMORY_EXPORT, ValueType
 from capsuled.sandbox.engine.reader import (
     CODE,
     DATA,
@@ -28,7 +28,7 @@ from capsuled.sandbox.engine.reader import (
     sections,
     shown,
 )
-from capsuled.sandbox.engine.seam import HostFunction, Imports, ModuleRejected, Signature
+from capsuled.sandbox.engine.seam import GuestLimits, HostFunction, Imports, ModuleRejected, Signature
 
 PAGE = 64 * 1024
 MAX_PAGES = 65_536
@@ -80,6 +80,37 @@ class _Limits(NamedTuple):
 
     minimum: int
     maximum: int
+
+
+class Prepared(NamedTuple):
+    """What an engine gets of a module, whichever engine it is."""
+
+    info: ModuleInfo
+    functions: dict[tuple[str, str], HostFunction]
+    """Those of the host that it imports."""
+    capped: bytes
+    """The module with the limits in it: this is compiled, nothing else."""
+
+
+def prepare(wasm: bytes, imports: Imports, limits: GuestLimits) -> Prepared:
+    """Read a module, and write the limits into it. Raises `ModuleRejected`.
+
+    All that can be told without an engine is told here, so that both engines refuse the same modules with the
+    same words; what is left to an engine are the function bodies.
+    """
+    info = inspect(wasm)
+    functions = wanted(info, imports)
+    if info.exports.get(MEMORY_EXPORT, ("", None))[0] != "memory":
+        raise ModuleRejected(f"it exports no memory as '{MEMORY_EXPORT}'")
+    return Prepared(info, functions, cap(wasm, limits.memory_bytes, limits.table_elements))
+
+
+def entry(info: ModuleInfo, export: str) -> AnySignature:
+    """The signature of an exported function without parameters. Raises `ModuleRejected` where there is none."""
+    kind, signature = info.exports.get(export, ("", None))
+    if kind != "function" or signature is None or signature[0]:
+        raise ModuleRejected(f"it exports no function {shown(export)} without parameters")
+    return signature
 
 
 def signature_text(signature: AnySignature | Signature) -> str:

@@ -28,6 +28,12 @@ TrapKind = Literal[
     "unknown",
 ]
 
+MAX_BACKTRACE = 4096
+"""Characters kept of a trap's backtrace: the innermost frames, about a hundred, tell where it was."""
+
+MAX_MESSAGE = 500
+"""Characters of an engine's own texts in a message: they may repeat names of any length from the module."""
+
 
 class EngineError(Exception):
     """Base of what engines raise."""
@@ -154,9 +160,20 @@ class Engine(Protocol):
 
 
 def load(name: str) -> Engine:
-    """The engine of that name; `auto` is the first that runs here. Raises `EngineUnavailable`."""
-    if name in ("auto", "wasmer"):
-        from capsuled.sandbox.engine import wasmer
+    """The engine of that name; `auto` is wasmer where it runs, else wasmtime. Raises `EngineUnavailable`.
 
-        return wasmer.WasmerEngine()
-    raise EngineUnavailable(f"cannot run the engine '{name}': this build has wasmer (CPython 3.10)")
+    Opens all files that the engine needs: afterwards it makes guests in a process that can open none.
+    """
+    if name not in ("auto", "wasmer", "wasmtime"):
+        raise EngineUnavailable(f"cannot run the engine '{name}': choose 'wasmer', 'wasmtime' or 'auto'")
+    if name != "wasmtime":
+        try:
+            from capsuled.sandbox.engine import wasmer
+
+            return wasmer.WasmerEngine()
+        except EngineUnavailable:
+            if name == "wasmer":
+                raise
+    from capsuled.sandbox.engine import wasmtime
+
+    return wasmtime.WasmtimeEngine()

@@ -21,8 +21,10 @@ from typing import Any, NoReturn
 
 from capsuled.proto import abi
 from capsuled.sandbox.engine import binary, shim
-from capsuled.sandbox.engine.reader import shown
+from capsuled.sandbox.engine.memory import ViewedMemory
 from capsuled.sandbox.engine.seam import (
+    MAX_BACKTRACE,
+    MAX_MESSAGE,
     Counter,
     EngineUnavailable,
     GuestLimits,
@@ -30,7 +32,6 @@ from capsuled.sandbox.engine.seam import (
     HostFunction,
     Imports,
     ModuleRejected,
-    OutOfBounds,
     TrapKind,
 )
 
@@ -40,17 +41,12 @@ try:
     from wasmer_compiler_cranelift import Compiler
 except ImportError as exc:  # on other Pythons PyPI's wasmer is a stub that fails like this
     raise EngineUnavailable(
-        f"cannot run wasmer: its binding needs CPython 3.10 on x86-64 ({exc}); install capsuled there"
+        f"cannot run wasmer: its binding needs CPython 3.10 on x86-64 ({exc}); "
+        "install capsuled there, or choose the engine 'wasmtime'"
     ) from exc
 
 DRAIN_CALLS = 1_000
 """Host calls between two drains: each keeps 8 bytes until then, and the switch costs nothing measurable."""
-
-MAX_BACKTRACE = 4096
-"""Characters kept of a trap's backtrace: the innermost frames, about a hundred, tell where it was."""
-
-_MAX_MESSAGE = 500
-"""Characters of the engine's own texts in a message: they may repeat names of any length from the module."""
 
 _MASK = 0xFFFF_FFFF_FFFF_FFFF
 
@@ -72,52 +68,11 @@ _TRAPS: dict[str, TrapKind] = {
 """All messages of wasmer 2.1's trap codes: a trap's first line is one of them, whole."""
 
 
-class WasmerMemory:
-    """The guest's memory through a cached view, which keeps its old length when the memory has grown."""
-
-    def __init__(self) -> None:
-        self._memory: Any = None
-        self._view = memoryview(b"")
-        self._size = 0
-
-    def bind(self, memory: Any) -> None:
-        """From now on, this memory; before, every range is out of bounds."""
-        self._memory = memory
-        self._refresh()
-
-    def read(self, pointer: int, length: int) -> bytes:
-        end = pointer + length
-        if end > self._size:
-            self.check(pointer, length)
-        return self._view[pointer:end].tobytes()
-
-    def write(self, pointer: int, data: bytes) -> None:
-        end = pointer + len(data)
-        if end > self._size:
-            self.check(pointer, len(data))
-        self._view[pointer:end] = data
-
-    def check(self, pointer: int, length: int) -> None:
-        if pointer + length <= self._size:
-            return
-        if self._memory is not None:
-            self._refresh()
-        if pointer + length > self._size:
-            raise OutOfBounds(f"{length} bytes at {pointer} leave the memory, which has {self._size}")
-
-    def size(self) -> int:
-        return 0 if self._memory is None else int(self._memory.data_size)
-
-    def _refresh(self) -> None:
-        self._view = memoryview(self._memory.buffer)
-        self._size = len(self._view)
-
-
 class WasmerGuest:
     """An instance, and the greenlet that it runs in."""
 
     def __init__(self, store: Any, info: binary.ModuleInfo, calls: Counter) -> None:
-        self.memory = WasmerMemory()
+        self.memory = ViewedMemory()
         self._store = store
         self._info = info
         # wasmer frees an instance with its Python object, though its exports are in use: a crash, measured.
@@ -132,9 +87,7 @@ class WasmerGuest:
         return self._calls[0]
 
     def call(self, export: str) -> None:
-        kind, signature = self._info.exports.get(export, ("", None))
-        if kind != "function" or signature is None or signature[0]:
-            raise ModuleRejected(f"it exports no function {shown(export)} without parameters")
+        binary.entry(self._info, export)
         self._run(getattr(self._exports, export))
 
     def keep(self, instance: Any) -> None:
@@ -148,7 +101,8 @@ class WasmerGuest:
             instance = wasmer.Instance(module, imports)
             self.keep(instance)
             self._exports = instance.exports
-            self.memory.bind(getattr(self._exports, abi.MEMORY_EXPORT))
+            memory = getattr(self._exports, abi.MEMORY_EXPORT)
+            self.memory.bind(lambda: memoryview(memory.buffer))
 
         self._run(make)
 
@@ -224,11 +178,7 @@ class WasmerEngine:
     def instantiate(
         self, wasm: bytes, imports: Imports, limits: GuestLimits, calls: Counter | None = None
     ) -> WasmerGuest:
-        info = binary.inspect(wasm)
-        functions = binary.wanted(info, imports)
-        if info.exports.get(abi.MEMORY_EXPORT, ("", None))[0] != "memory":
-            raise ModuleRejected(f"it exports no memory as '{abi.MEMORY_EXPORT}'")
-        capped = binary.cap(wasm, limits.memory_bytes, limits.table_elements)
+        info, functions, capped = binary.prepare(wasm, imports, limits)
         store = wasmer.Store(wasmer.engine.Universal(Compiler))
         try:
             module = wasmer.Module(store, capped)
@@ -269,4 +219,4 @@ def _trap(exc: RuntimeError) -> GuestTrap | ModuleRejected:
 
 
 def _first_line(exc: BaseException) -> str:
-    return str(exc).partition("\n")[0].removeprefix(_PREFIX)[:_MAX_MESSAGE]
+    return str(exc).partition("\n")[0].removeprefix(_PREFIX)[:MAX_MESSAGE]

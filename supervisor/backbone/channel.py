@@ -34,6 +34,11 @@ class Channel:
         """Whether all that was told is in the kernel's hands, where the supervisor finds it whatever happens here."""
         return not self._outgoing
 
+    @property
+    def waiting(self) -> int:
+        """Bytes that the supervisor has not taken yet."""
+        return len(self._outgoing)
+
     def receive(self) -> Iterator[Json]:
         """The messages that have come. Raises `SupervisorGone`, and `protocol.ProtocolError`."""
         try:

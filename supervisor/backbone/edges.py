@@ -118,7 +118,9 @@ class Edge:
         ZeroMQ tries again by itself until somebody listens.
         """
         self.socket.connect(f"ipc://{self.member.admission.path}")
-        self.send(greeting)  # there is room: the pipe is new
+        self.send(greeting)
+        # The pipe is new and takes two frames at least. Who breaks the protocol before the first look is seen too.
+        self._had_room = True
 
     def receive(self) -> bytes | None:
         """The next frame, None when there is none. Raises `PeerMismatch` on the first one, if at all."""

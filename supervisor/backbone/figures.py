@@ -41,6 +41,10 @@ class Figures(TypedDict):
     closed_matched: int
     """Of subscriptions that have ended, without what waited for them then: what is not lagged was sent."""
     closed_lagged: int
+    requests: int
+    """Of it that were routed; each ends answered or failed, or with it."""
+    answered: int
+    failed: int
     subscriptions: list[SubscriptionFigures]
 
 
@@ -60,6 +64,9 @@ def figures(member: Member) -> Figures:
         "queued_bytes": outbox.bytes,
         "closed_matched": member.closed_matched,
         "closed_lagged": member.closed_lagged,
+        "requests": member.requests,
+        "answered": member.answered,
+        "failed": member.failed,
         "subscriptions": [
             {
                 "handle": each.handle,

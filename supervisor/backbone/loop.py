@@ -17,12 +17,15 @@ import time
 import traceback
 from typing import NoReturn
 
+from capsuled.proto import spine, topics
 from capsuled.proto.records import RecordError, max_frame
 from capsuled.supervisor.backbone import edges, protocol
 from capsuled.supervisor.backbone.channel import Channel, SupervisorGone
 from capsuled.supervisor.backbone.edges import Edge, PeerMismatch
 from capsuled.supervisor.backbone.protocol import Json, Settings
 from capsuled.supervisor.backbone.router import Router
+from capsuled.supervisor.backbone.spine import Spine
+from capsuled.supervisor.backbone.watchers import Seen
 
 FRAMES_PER_TURN = 32
 """Frames read from one edge before the next one has its turn."""
@@ -58,6 +61,9 @@ class Loop:
         self._untold: list[Edge] = []
         self._paused: list[tuple[float, int]] = []
         """Heap of when to read which member again."""
+        self._spine: Spine | None = None
+        self._spine_news = False
+        self._tap_lost: dict[int, int] = {}
 
     def run(self) -> None:
         """Until the supervisor says stop. Raises `SupervisorGone` when it is gone instead."""
@@ -68,13 +74,18 @@ class Loop:
             now_ms = time.time_ns() // 1_000_000
             for edge in list(self._ready):
                 self._read(edge, now, now_ms)
+            if self._spine_news:
+                self._take_spine(now_ms)
             self._flush()
+            self._show()
             self._write()
         for edge in self._by_fd.values():
             edge.close()
+        if self._spine is not None:
+            self._spine.close()
 
     def _timeout(self) -> float:
-        if self._ready:
+        if self._ready or self._spine_news or self._router.flush:
             return 0.0
         if self._paused:
             return min(max(0.0, self._paused[0][0] - time.monotonic()), LONGEST_WAIT)
@@ -88,6 +99,8 @@ class Loop:
                 commands = True
             elif fd in self._by_fd:
                 self._ready[self._by_fd[fd]] = None
+            else:
+                self._spine_news = True
         if commands:
             for message in self._channel.receive():
                 self._obey(message)
@@ -156,7 +169,7 @@ class Loop:
             self._fault(edge, f"malformed frame: {error}")
 
     def _flush(self) -> None:
-        outboxes, self._router.flush = self._router.flush, []
+        outboxes = self._router.due()
         for outbox in outboxes:
             outbox.dirty = False
             edge = self._edges.get(outbox.member)
@@ -204,8 +217,7 @@ class Loop:
     def _obey(self, message: Json) -> None:
         match message["op"]:
             case "configure":
-                self._settings = protocol.settings_of(message)
-                self._router = self._new_router()
+                self._configure(protocol.settings_of(message))
             case "attach":
                 self._attach(message)
             case "begin":
@@ -218,10 +230,51 @@ class Loop:
                 self._figures(message["request"])
             case "ping":
                 self._channel.tell({"op": "pong", "epoch": self._settings.epoch})
+            case "publish":
+                self._publish(message)
+            case "tap":
+                self._router.watchers.taps[message["tap"]] = topics.split(message["pattern"])
+                self._router.forget_routes()
+            case "untap":
+                self._router.watchers.taps.pop(message["tap"], None)
+                self._tap_lost.pop(message["tap"], None)
+                self._router.forget_routes()
+            case "trace":
+                self._trace(message["request"], message["seq"])
             case "stop":
                 self._stopping = True
             case other:
                 raise protocol.ProtocolError(f"there is no op {other!r} for the backbone")
+
+    def _configure(self, settings: Settings) -> None:
+        self._settings = settings
+        self._router = self._new_router()
+        if settings.spine:
+            self._spine = Spine(self._context, settings.spine, settings.largest_payload)
+            for fd in self._spine.fds:
+                self._epoll.register(fd, select.EPOLLIN)
+            self._spine_news = True  # what came before there was anybody to be told
+
+    def _publish(self, message: Json) -> None:
+        """On behalf of the supervisor, or of an operator at the control socket, who is told the number."""
+        now_ms = time.time_ns() // 1_000_000
+        seq = self._router.inject(message["source"], message["topic"].encode(), message["payload"], now_ms)
+        if "request" in message:
+            self._channel.tell({"op": "published", "request": message["request"], "seq": seq})
+
+    def _trace(self, request: int, seq: int) -> None:
+        hops, cut = self._router.traces.chain(seq)
+        self._channel.tell(
+            {
+                "op": "traced",
+                "request": request,
+                "cut": cut,
+                "hops": [
+                    self._stamped(Seen(hop.topic, hop.origin, hop.seq, hop.time_ms, hop.cause, b""))
+                    for hop in hops
+                ],
+            }
+        )
 
     def _new_router(self) -> Router:
         return Router(self._settings.epoch, self._tell_subscriptions)
@@ -280,6 +333,64 @@ class Loop:
             edge.untold = True
             self._untold.append(edge)
 
+    # ── the spine and the taps ───────────────────────────────────────────────────────────────────
+
+    def _take_spine(self, now_ms: int) -> None:
+        spine_sockets = self._spine
+        if spine_sockets is None:
+            return
+        changed = False
+        for wanted, prefix in spine_sockets.subscriptions():
+            changed = True
+            (self._router.watchers.subscribe if wanted else self._router.watchers.unsubscribe)(prefix)
+        if changed:
+            self._router.forget_routes()
+        for topic, payload in spine_sockets.publications():
+            if _may_come_in(topic):
+                self._router.inject(spine.OPERATOR, topic, payload, now_ms)
+        self._spine_news = spine_sockets.pending()
+
+    def _show(self) -> None:
+        """Show this turn's messages to those who watch."""
+        watchers = self._router.watchers
+        if watchers.for_spine and self._spine is not None:
+            seen, watchers.for_spine = watchers.for_spine, []
+            for each in seen:
+                origin = self._router.origin(each.origin)
+                stamps = spine.Stamps(
+                    origin.name, origin.instance, origin.principal, each.seq, each.time_ms, each.cause
+                )
+                self._spine.publish(spine.frames(each.topic, stamps, each.payload))
+            self._spine_news = self._spine_news or self._spine.pending()
+        if watchers.for_taps:
+            tapped, watchers.for_taps = watchers.for_taps, []
+            for tap, each in tapped:
+                if self._channel.waiting > protocol.MAX_TAPPED:
+                    self._tap_lost[tap] = self._tap_lost.get(tap, 0) + 1
+                else:
+                    lost = self._tap_lost.pop(tap, 0)
+                    self._channel.tell(
+                        {
+                            "op": "tapped",
+                            "tap": tap,
+                            "lost": lost,
+                            "payload": each.payload,
+                            **self._stamped(each),
+                        }
+                    )
+
+    def _stamped(self, seen: Seen) -> Json:
+        origin = self._router.origin(seen.origin)
+        return {
+            "topic": seen.topic.decode(),
+            "source": origin.name,
+            "instance": origin.instance,
+            "principal": origin.principal,
+            "seq": seen.seq,
+            "time_ms": seen.time_ms,
+            "cause": seen.cause,
+        }
+
     def _fault(self, edge: Edge, message: str) -> None:
         self._channel.tell({"op": "fault", "index": edge.member.admission.index, "message": message})
 
@@ -296,6 +407,14 @@ class Loop:
         if interest != self._interest:
             self._interest = interest
             self._epoll.modify(self._channel.fd, interest)
+
+
+def _may_come_in(topic: bytes) -> bool:
+    """Whether the operator may publish it on the spine: well-formed, and not the supervisor's own."""
+    try:
+        return topics.split(topic.decode())[0] != topics.RESERVED
+    except ValueError:  # not UTF-8, or a TopicError
+        return False
 
 
 def serve(supervisor: socket.socket) -> NoReturn:

@@ -61,11 +61,19 @@ class Subscription:
 class Route:
     """Where the messages of one publisher on one topic go. Cached; built anew when subscriptions change."""
 
-    __slots__ = ("count", "outboxes", "subscriptions")
+    __slots__ = ("count", "extra", "outboxes", "subscriptions", "topic")
 
     def __init__(
-        self, outboxes: tuple[Outbox, ...], subscriptions: dict[int, dict[Subscription, None]]
+        self,
+        outboxes: tuple[Outbox, ...],
+        subscriptions: dict[int, dict[Subscription, None]],
+        topic: bytes = b"",
+        *,
+        extra: bool = False,
     ) -> None:
+        self.topic = topic
+        self.extra = extra
+        """Whether more than the outboxes wants its messages: the spine, a tap, or the shelf of what is retained."""
         self.outboxes = outboxes
         self.subscriptions = subscriptions
         """By member index. Dicts as ordered sets: a subscription that ends is taken out of what still waits."""
@@ -107,6 +115,10 @@ class Member:
     closed_matched: int = 0
     """Of subscriptions that it has ended, without what waited for them then."""
     closed_lagged: int = 0
+    requests: int = 0
+    """Requests of it that were routed; each ends as one of the two below, or with it."""
+    answered: int = 0
+    failed: int = 0
     table_changed: bool = False
     """Whether its subscriptions differ from what the supervisor was last told."""
 

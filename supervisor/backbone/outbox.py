@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter, deque
+from collections.abc import Container
 from typing import TYPE_CHECKING, NamedTuple
 
 from capsuled.proto import records
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 HISTORY_MESSAGES = 4096
 """Deliveries that a capsule can name as a cause: at least its last this many."""
+
+ANSWERS = 64
+"""Answers to its requests that a capsule can name as a cause; they overtake what waits, and so are kept apart."""
 
 MAX_CONTROL = 512
 """Control records that may wait; over it the capsule is not read. Answers to four times all the
@@ -29,6 +33,7 @@ class Stamp(NamedTuple):
     seq: int
     origin: int
     route: Route
+    time_ms: int = 0
 
 
 Item = tuple[bytes, Stamp]
@@ -39,6 +44,7 @@ class Outbox:
     """The queue of one capsule. The router appends to `items` itself: that is the busiest line there is."""
 
     __slots__ = (
+        "answers",
         "bytes",
         "control",
         "dirty",
@@ -47,13 +53,18 @@ class Outbox:
         "items",
         "lagging",
         "lost",
+        "lost_requests",
         "max_bytes",
         "max_messages",
         "member",
+        "requests",
         "sent",
     )
 
-    def __init__(self, member: int, max_messages: int, max_bytes: int) -> None:
+    def __init__(
+        self, member: int, max_messages: int, max_bytes: int, requests: Container[int] = frozenset()
+    ) -> None:
+        """`requests` are the sequence numbers of messages whose senders wait for an answer."""
         self.member = member
         self.max_messages = max_messages
         self.max_bytes = max_bytes
@@ -73,6 +84,10 @@ class Outbox:
         self.history: deque[list[Stamp]] = deque()
         """Of each frame with messages, their stamps; seq grows within a frame and from frame to frame."""
         self.history_size = 0
+        self.answers: deque[Stamp] = deque(maxlen=ANSWERS)
+        self.requests = requests
+        self.lost_requests: list[int] = []
+        """Requests that were lost here and whose senders have not been told yet."""
 
     def overflow(self) -> None:
         """Lose the oldest until the bounds hold again. One message always fits, however large."""
@@ -85,6 +100,8 @@ class Outbox:
         record, stamp = self.items.popleft()
         self.bytes -= len(record)
         self.lost += 1
+        if stamp.seq in self.requests:
+            self.lost_requests.append(stamp.seq)
         for subscription in stamp.route.subscriptions[self.member]:
             subscription.lagged += 1
             self.lagging[subscription] = None
@@ -112,10 +129,14 @@ class Outbox:
         # By bisection, since a worker that invents causes must not make the backbone search for each.
         after = bisect_right(self.history, seq, key=_first_seq)
         if not after:
-            return None
+            return self.answered(seq)
         batch = self.history[after - 1]
         stamp = batch[bisect_right(batch, seq, key=_seq) - 1]
-        return stamp if stamp.seq == seq else None
+        return stamp if stamp.seq == seq else self.answered(seq)
+
+    def answered(self, seq: int) -> Stamp | None:
+        """The same for an answer to one of its requests."""
+        return next((stamp for stamp in self.answers if stamp.seq == seq), None)
 
     def release(self, subscription: Subscription) -> int:
         """What waits for `subscription`, which has just ended, leaves its account. Returns how much that is.
@@ -134,6 +155,9 @@ class Outbox:
                 if not group:
                     orphaned.add(route)
         if orphaned:
+            self.lost_requests += [
+                stamp.seq for _, stamp in self.items if stamp.route in orphaned and stamp.seq in self.requests
+            ]
             self.items = deque(item for item in self.items if item[1].route not in orphaned)
             self.bytes = sum(len(record) for record, _ in self.items)
         return waiting

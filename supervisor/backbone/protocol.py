@@ -1,7 +1,7 @@
 """What the supervisor and the backbone tell each other: CBOR items behind a length, over a socket pair.
 
-To the backbone:   configure, attach, begin, detach, figures, ping, stop
-To the supervisor: subscriptions, detached, figures, pong, fault
+To the backbone:   configure, attach, begin, detach, figures, ping, publish, tap, untap, trace, stop
+To the supervisor: subscriptions, detached, figures, pong, published, tapped, traced, fault
 
 The supervisor sends `configure`, the members that live already as `attach`, and then `begin`: no worker is
 greeted, and so none publishes, before all subscriptions of the last epoch stand again.
@@ -24,6 +24,9 @@ Json = dict[str, Any]
 
 _LENGTH = Struct(">I")
 
+MAX_TAPPED = 4 * 1024 * 1024
+"""Bytes that may wait for the supervisor before a tap loses messages: it must not wait for who looks on."""
+
 MAX_MESSAGE = 64 * 1024 * 1024
 """Bound of one item: the figures of ten thousand capsules with all their subscriptions are below it."""
 
@@ -42,6 +45,8 @@ class Settings:
     """Bound of all outboxes together."""
     largest_payload: int
     """The largest payload that any capsule may publish, in bytes."""
+    spine: str = ""
+    """Folder of the spine's sockets; empty: there is no spine."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.epoch <= records.MAX_EPOCH:
@@ -106,7 +111,7 @@ def admission_of(message: Json) -> Admission:
     fields = _fields(message)
     try:
         grants = fields.pop("grants")
-        fields["grants"] = Grants(tuple(grants["publish"]), tuple(grants["subscribe"]))
+        fields["grants"] = Grants(*(tuple(grants[each]) for each in ("publish", "subscribe", "retain")))
         fields["subscriptions"] = tuple((h, p, o) for h, p, o in fields.pop("subscriptions"))
         return Admission(**fields)
     except (KeyError, TypeError, ValueError) as exc:

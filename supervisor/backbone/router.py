@@ -27,13 +27,21 @@ from capsuled.supervisor.backbone.members import (
 )
 from capsuled.supervisor.backbone.origins import Origin, Origins
 from capsuled.supervisor.backbone.outbox import MAX_CONTROL, Outbox, Stamp
+from capsuled.supervisor.backbone.requests import Failure, Pending, Requests
+from capsuled.supervisor.backbone.retained import Retained, Shelves
+from capsuled.supervisor.backbone.traces import Hop, Traces
+from capsuled.supervisor.backbone.watchers import Seen, Watchers
 
 _COUNT_MASK = 0xFFFF_FFFF
 _STAMPS = records.DOWN.size - records.UP.size
 """By how much a message's head grows on its way through."""
 
 _PUBLISH = int(UpKind.PUBLISH)
+_REQUEST = int(UpKind.REQUEST)
 _MESSAGE = int(DownKind.MESSAGE)
+
+NOBODY = bytes(16)
+"""Instance of a source that is no capsule."""
 
 
 @dataclass
@@ -51,6 +59,11 @@ class Router:
     """Outboxes that this turn has put something into."""
     _table: Subscriptions[Subscription] = field(default_factory=Subscriptions[Subscription])
     _origins: Origins = field(default_factory=Origins)
+    _requests: Requests = field(default_factory=Requests)
+    _shelves: Shelves = field(default_factory=Shelves)
+    traces: Traces = field(default_factory=Traces)
+    watchers: Watchers = field(default_factory=Watchers)
+    """The spine's subscribers and the operator's taps."""
 
     def __post_init__(self) -> None:
         self.seq = self.epoch << records.EPOCH_SHIFT
@@ -63,7 +76,9 @@ class Router:
         byte_rate, message_rate = admission.publish_bytes_per_second, admission.publish_messages_per_second
         member = Member(
             admission=admission,
-            outbox=Outbox(admission.index, admission.queue_messages, admission.queue_bytes),
+            outbox=Outbox(
+                admission.index, admission.queue_messages, admission.queue_bytes, self._requests.pending
+            ),
             # A rate below one could not even be waited for: the bucket would never hold what one message takes.
             bucket=Bucket(max(1, byte_rate), max(1, message_rate), now),
             control_bucket=Bucket(CONTROL_RATE, CONTROL_RATE, now),
@@ -72,23 +87,34 @@ class Router:
         self.members[admission.index] = member
         for handle, text, runtime_owned in admission.subscriptions:
             self._add(member, handle, text, topics.split_subscribable(text), runtime_owned)
-        self._forget_routes()
+        self.forget_routes()
         return member
 
     def greet(self, member: Member) -> None:
         """Begin a connection: the first record that its worker reads tells the epoch."""
-        member.outbox.control.insert(0, records.down(DownKind.HELLO, b=self.epoch, c=member.outbox.sent))
+        member.outbox.control = [
+            records.down(DownKind.HELLO, b=self.epoch, c=member.outbox.sent),
+            # What an earlier backbone took and could not answer any more stands, and the worker must know it.
+            *(
+                records.down(DownKind.SUBSCRIBED, a=each.handle, c=each.since)
+                for each in member.subscriptions.values()
+                if not each.runtime_owned
+            ),
+            *member.outbox.control,
+        ]
         self.mark(member.outbox)
 
     def detach(self, index: int) -> Figures:
         """Let a capsule go; returns its last figures."""
         member = self.members[index]
-        self._forget_routes()
+        self.forget_routes()
         last = figures(member)
         for subscription in member.subscriptions.values():
             self._table.remove(subscription.pattern, subscription)
         del self.members[index]
         member.outbox.clear()
+        for failure in self._requests.ended(index):
+            self._fail(failure, Errno.CONNRESET)
         return last
 
     # ── frames come in ───────────────────────────────────────────────────────────────────────────
@@ -102,12 +128,12 @@ class Router:
         position, end, head = 0, len(frame), records.UP.size
         unpack, pack = records.UP.unpack_from, records.DOWN.pack
         routes, max_payload = member.routes, member.admission.max_payload
-        size = publishes = controls = 0
+        size = publishes = controls = asked = 0
         try:
             while position < end:
                 if end - position < head:
                     raise RecordError(f"{end - position} bytes at {position} are too few for a record's head")
-                if publishes + controls == records.MAX_RECORDS:
+                if publishes + controls + asked == records.MAX_RECORDS:
                     raise RecordError(f"more than {records.MAX_RECORDS} records in a frame of {end} bytes")
                 length, kind, text_length, a, b = unpack(frame, position)
                 text_at = position + head
@@ -120,8 +146,14 @@ class Router:
                     )
                 position = stop
                 if kind != _PUBLISH:
-                    controls += 1
-                    self._control(member, kind, frame[text_at:body_at], a, b, member.received + publishes)
+                    text = frame[text_at:body_at]
+                    if kind < _REQUEST:
+                        controls += 1
+                        self._control(member, kind, text, a, b, member.received + publishes)
+                    else:  # as dear as a publish, but not counted by its worker
+                        size += stop - body_at
+                        asked += 1
+                        self._converse(member, kind, text, a, b, frame[body_at:stop], now_ms)
                     continue
                 size += stop - body_at
                 publishes += 1
@@ -143,15 +175,20 @@ class Router:
                     if cause is None:
                         member.refuse(Errno.BADF)
                         continue
-                    origin = self._caused(member, cause, route)
+                    origin = self._caused(member, cause, route.subscriptions)
+                    self._trace(self.seq + 1, cause, now_ms, topic, origin)
                 self.seq = seq = self.seq + 1
                 route.count += 1
                 member.published += 1
                 item = (
                     pack(length + _STAMPS, _MESSAGE, text_length, origin, seq, now_ms, b)
                     + frame[text_at:stop],
-                    Stamp(seq, origin, route),
+                    Stamp(seq, origin, route, now_ms),
                 )
+                if route.extra:
+                    self._watched(
+                        member.admission, route, Seen(topic, origin, seq, now_ms, b, frame[body_at:stop])
+                    )
                 grown = len(item[0])
                 for outbox in route.outboxes:
                     outbox.items.append(item)
@@ -165,11 +202,42 @@ class Router:
             # What was refused is charged too: an honest worker refuses it itself, and reading it is work. For the
             # same reason a frame without a publish costs a control record at least, an empty one as well.
             member.received += publishes
-            member.bucket.charge(size, publishes, now)
-            member.control_bucket.charge(0, controls or not publishes, now)
+            member.bucket.charge(size, publishes + asked, now)
+            member.control_bucket.charge(0, controls or not (publishes or asked), now)
             if member.table_changed:
                 self._tell_table(member)
-        return publishes + controls
+        return publishes + controls + asked
+
+    def inject(self, name: str, topic: bytes, payload: bytes, now_ms: int) -> int:
+        """Route a message of somebody who is no capsule: the supervisor itself, or the operator.
+
+        The topic is well-formed. Returns its global sequence number.
+        """
+        segments = topics.split(topic.decode())
+        origin = self._origins.index(Origin(name, NOBODY, name))
+        route = self._build(topic, segments, origin)
+        self.seq = seq = self.seq + 1
+        record = records.down(DownKind.MESSAGE, topic, origin, seq, now_ms, 0, payload)
+        self._push(route, (record, Stamp(seq, origin, route, now_ms)))
+        route.settle()
+        if route.extra:
+            self.watchers.see(segments, Seen(topic, origin, seq, now_ms, 0, payload))
+        return seq
+
+    def due(self) -> list[Outbox]:
+        """The outboxes to flush now. Who waits for an answer to what was lost in one of them is told first."""
+        for outbox in self.flush:  # grows as it goes: a failure is put into its asker's outbox
+            lost, outbox.lost_requests = outbox.lost_requests, []
+            for seq in lost:
+                failure = self._requests.lost(seq, outbox.member)
+                if failure is not None:
+                    self._fail(failure, Errno.CONNRESET)
+        due, self.flush = self.flush, []
+        return due
+
+    def origin(self, index: int) -> Origin:
+        """What an origin index stands for."""
+        return self._origins[index]
 
     def bound_total(self, outboxes: Iterable[Outbox], max_bytes: int) -> None:
         """Lose the oldest of the fullest until all hold `max_bytes` together. Each keeps its last message."""
@@ -181,6 +249,8 @@ class Router:
             fullest = max(waiting, key=lambda outbox: outbox.bytes)
             before = fullest.bytes
             fullest.lose_oldest()
+            if fullest.lost_requests:
+                self.mark(fullest)
             excess -= before - fullest.bytes
             if len(fullest.items) <= 1:
                 waiting.remove(fullest)
@@ -229,6 +299,101 @@ class Router:
         else:
             raise RecordError(f"there is no kind {kind} of record from a worker")
 
+    def _converse(
+        self, member: Member, kind: int, text: bytes, a: int, b: int, payload: bytes, now_ms: int
+    ) -> None:
+        """Requests and their answers."""
+        if kind == UpKind.REQUEST:
+            self._request(member, text, a, b, payload, now_ms)
+        elif kind == UpKind.REPLY:
+            self._reply(member, b, payload, now_ms)
+        elif kind == UpKind.DECLINE:
+            self._decline(member, b, text)
+        else:
+            raise RecordError(f"there is no kind {kind} of record from a worker")
+
+    def _request(
+        self, member: Member, topic: bytes, handle: int, cause: int, payload: bytes, now_ms: int
+    ) -> None:
+        """Route a request. Whatever is wrong with it is an answer too: nobody waits in vain."""
+        before = dict(member.refused)
+        route = member.routes.get(topic) or self._route(member, topic)
+        index = member.admission.index
+        member.requests += 1
+        if route is None:
+            (code,) = (each for each in member.refused if member.refused[each] != before.get(each, 0))
+            self._fail(Failure(index, handle, f"the request is refused: {code}"), Errno[code.upper()])
+            return
+        caused = member.outbox.delivered(cause) if cause else None
+        if len(payload) > member.admission.max_payload or (cause and caused is None):
+            errno = Errno.BADF if cause and caused is None else Errno.MSGSIZE
+            member.refuse(errno)
+            self._fail(Failure(index, handle, f"the request is refused: {errno.name.lower()}"), errno)
+            return
+        if not route.outboxes:
+            why = f"nobody is subscribed to '{topic.decode()}'"
+            self._fail(Failure(index, handle, why), Errno.CONNREFUSED)
+            return
+        origin = member.origin
+        if caused is not None:
+            origin = self._caused(member, caused, route.subscriptions)
+            self._trace(self.seq + 1, caused, now_ms, topic, origin)
+        self.seq = seq = self.seq + 1
+        member.published += 1
+        given_up = self._requests.open(seq, Pending(index, handle, topic, set(route.subscriptions)))
+        if given_up is not None:
+            self._fail(given_up, Errno.CONNRESET)
+        record = records.down(DownKind.REQUEST, topic, origin, seq, now_ms, cause, payload)
+        self._push(route, (record, Stamp(seq, origin, route, now_ms)))
+        if route.extra:
+            self._watched(member.admission, route, Seen(topic, origin, seq, now_ms, cause, payload))
+
+    def _reply(self, member: Member, seq: int, payload: bytes, now_ms: int) -> None:
+        """Answer a request that was delivered to this member; to nobody but its asker."""
+        if len(payload) > member.admission.max_payload:
+            member.refuse(Errno.MSGSIZE)
+            return
+        asked, request = self._answered(member, seq)
+        if asked is None or request is None:
+            member.refuse(Errno.BADF)
+            return
+        asker = self.members[request.asker]
+        asker.answered += 1
+        member.published += 1
+        origin = self._caused(member, asked, (request.asker,))
+        self._introduce(asker, origin)
+        self.seq = number = self.seq + 1
+        topic = b"reply.%d" % seq
+        self._trace(number, asked, now_ms, topic, origin)
+        route = Route((), {}, topic)
+        asker.outbox.answers.append(Stamp(number, origin, route, now_ms))
+        record = records.down(DownKind.REPLY, topic, origin, number, now_ms, request.handle, payload)
+        self._tell(asker, record)
+
+    def _decline(self, member: Member, seq: int, why: bytes) -> None:
+        """Refuse a request; the reason is the responder's, and the asker's guest reads it."""
+        asked, request = self._answered(member, seq)
+        if asked is None or request is None:
+            member.refuse(Errno.BADF)
+            return
+        reason = why.decode(errors="replace")
+        text = f"{member.admission.name} declines the request on '{request.topic.decode()}': {reason}"
+        self._fail(Failure(request.asker, request.handle, text), Errno.CONNREFUSED)
+
+    def _answered(self, member: Member, seq: int) -> tuple[Stamp | None, Pending | None]:
+        """A request that was sent to this member and waits for its answer no more."""
+        asked = member.outbox.delivered(seq)
+        if asked is None:
+            return None, None
+        return asked, self._requests.answer(seq, member.admission.index)
+
+    def _fail(self, failure: Failure, errno: Errno) -> None:
+        asker = self.members.get(failure.asker)
+        if asker is not None:
+            asker.failed += 1
+            text = failure.why.encode()[: topics.MAX_BYTES * 2]
+            self._tell(asker, records.down(DownKind.FAILED, text, a=failure.handle, b=errno))
+
     def _gap(self, member: Member, count: int) -> None:
         """The worker counts `count` where another was expected: what lies between was lost on the way."""
         if member.next_count is not None:
@@ -251,26 +416,54 @@ class Router:
         if member.admission.grants.publisher(segments) is None:
             member.refuse(Errno.NOTCAPABLE)
             return None
-        groups: dict[int, dict[Subscription, None]] = {}
-        for subscription in self._table.match(segments):
-            groups.setdefault(subscription.member, {})[subscription] = None
-        route = Route(tuple(self.members[index].outbox for index in groups), groups)
-        for index in groups:
-            self._introduce(self.members[index], member.origin)
+        route = self._build(topic, segments, member.origin)
+        if member.admission.grants.retained(segments):
+            route.extra = True
         if len(member.routes) >= MAX_ROUTES:
             member.forget_routes()
         member.routes[topic] = route
         return route
 
-    def _caused(self, member: Member, cause: Stamp, route: Route) -> int:
+    def _build(self, topic: bytes, segments: topics.Segments, origin: int) -> Route:
+        """Where a topic leads, and its origin introduced there."""
+        groups: dict[int, dict[Subscription, None]] = {}
+        for subscription in self._table.match(segments):
+            groups.setdefault(subscription.member, {})[subscription] = None
+        for index in groups:
+            self._introduce(self.members[index], origin)
+        outboxes = tuple(self.members[index].outbox for index in groups)
+        return Route(outboxes, groups, topic, extra=self.watchers.want(segments))
+
+    def _push(self, route: Route, item: tuple[bytes, Stamp]) -> None:
+        """What `take` does inline, for what is not its busy path."""
+        route.count += 1
+        for outbox in route.outboxes:
+            outbox.items.append(item)
+            outbox.bytes += len(item[0])
+            outbox.overflow()
+            self.mark(outbox)
+
+    def _caused(self, member: Member, cause: Stamp, receivers: Iterable[int]) -> int:
         """The origin of a message that carries on the principal of its cause."""
         principal = self._origins[cause.origin].principal
         if principal == member.admission.principal:
             return member.origin
         origin = self._origins.index(Origin(member.admission.name, member.admission.instance, principal))
-        for index in route.subscriptions:
+        for index in receivers:
             self._introduce(self.members[index], origin)
         return origin
+
+    def _trace(self, seq: int, cause: Stamp, now_ms: int, topic: bytes, origin: int) -> None:
+        before = Hop(cause.seq, 0, cause.time_ms, cause.route.topic, cause.origin)
+        self.traces.note(Hop(seq, cause.seq, now_ms, topic, origin), before)
+
+    def _watched(self, admission: Admission, route: Route, seen: Seen) -> None:
+        """More than the outboxes wants this message."""
+        segments = topics.split(seen.topic.decode())
+        self.watchers.see(segments, seen)
+        if admission.grants.retained(segments):
+            kept = Retained(seen.origin, seen.time_ms, seen.topic, seen.payload)
+            self._shelves.keep(admission.name, kept, admission.queue_bytes)
 
     def _introduce(self, member: Member, origin: int) -> None:
         if origin not in member.known_origins:
@@ -307,7 +500,7 @@ class Router:
         if present is not None or not handle:
             return Errno.BADF, f"subscribe to '{decoded}': the handle {handle} is in use or is 0"
         self._add(member, handle, decoded, pattern, runtime_owned=False)
-        self._forget_routes()
+        self.forget_routes()
         member.table_changed = True
         return None, ""
 
@@ -318,7 +511,7 @@ class Router:
         if subscription is None or subscription.runtime_owned:
             member.refuse(Errno.BADF if subscription is None else Errno.PERM)
             return
-        self._forget_routes()
+        self.forget_routes()
         del member.subscriptions[handle]
         self._table.remove(subscription.pattern, subscription)
         member.closed_matched += subscription.matched - member.outbox.release(subscription)
@@ -332,6 +525,19 @@ class Router:
         subscription = Subscription(member.admission.index, handle, text, pattern, runtime_owned, self.seq)
         member.subscriptions[handle] = subscription
         self._table.add(pattern, subscription)
+        for kept in self._shelves.matching(pattern):
+            self._hand_over(member, subscription, kept)
+
+    def _hand_over(self, member: Member, subscription: Subscription, kept: Retained) -> None:
+        """A retained message to a late subscriber, and to nobody else: under a number of its own, as sent now."""
+        self._introduce(member, kept.origin)
+        self.seq = seq = self.seq + 1
+        route = Route((member.outbox,), {subscription.member: {subscription: None}}, kept.topic)
+        record = records.down(
+            DownKind.RETAINED, kept.topic, kept.origin, seq, kept.time_ms, subscription.handle, kept.payload
+        )
+        self._push(route, (record, Stamp(seq, kept.origin, route, kept.time_ms)))
+        route.settle()
 
     def _tell_table(self, member: Member) -> None:
         member.table_changed = False
@@ -340,7 +546,8 @@ class Router:
             [(each.handle, each.text, each.runtime_owned) for each in member.subscriptions.values()],
         )
 
-    def _forget_routes(self) -> None:
+    def forget_routes(self) -> None:
+        """Have all routes built anew: somebody has come, gone, or wants other topics."""
         for member in self.members.values():
             member.forget_routes()
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import queue
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +20,12 @@ from capsuled.supervisor import catalogue, configuration
 from capsuled.supervisor.configuration import Configuration, ConfigurationInvalid
 
 LOG = logging.getLogger("capsuled")
+
+WAITING_LINES = 10_000
+"""Of our own log, while nobody reads our standard error; more are lost, and counted."""
+
+LAST_LINES_SECONDS = 1.0
+"""How long the end waits until the last lines have been taken."""
 
 _LEVELS = {
     "trace": logging.DEBUG,
@@ -81,17 +90,27 @@ def run(config: Path | None, folders: Sequence[Path] | None) -> Exit:
         if folders is not None:
             _check_folders(folders)
             using = replace(using, capsules=tuple(folder.absolute() for folder in folders))
-        _log_to_stderr(using)
-        found = catalogue.load(using.capsules, using)
-        for fault in found.faults:
-            LOG.error("left out: %s", fault)
-        trio.run(daemon.run, using, found)
+        with _logging_to_stderr(using):
+            found = catalogue.load(using.capsules, using)
+            for fault in found.faults:
+                LOG.error("left out: %s", fault)
+            try:
+                trio.run(daemon.run, using, found)
+            except (CannotStart, CannotListen):
+                raise
+            except Exception:
+                LOG.exception(
+                    "cannot go on: a defect in the supervisor; all is stopped: please report what follows"
+                )
+                return Exit.FAILED
     except ConfigurationInvalid as exc:
         for fault in exc.faults:
             print(f"capsuled: {fault}", file=sys.stderr)
         return Exit.FAILED
     except (CannotStart, CannotListen) as exc:
         print(f"capsuled: {exc}", file=sys.stderr)
+        return Exit.FAILED
+    except KeyboardInterrupt:  # before the supervisor takes its signals, or after
         return Exit.FAILED
     return Exit.DONE
 
@@ -118,15 +137,55 @@ def _check_folders(folders: Sequence[Path]) -> None:
             )
 
 
-def _log_to_stderr(using: Configuration) -> None:
+@contextmanager
+def _logging_to_stderr(using: Configuration) -> Generator[None, None, None]:
     """One line for each fact, with the time in UTC."""
-    handler = logging.StreamHandler(sys.stderr)
     formatter = logging.Formatter(
         "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S"
     )
     formatter.converter = time.gmtime
+    handler = _Patient(sys.stderr.fileno())
     handler.setFormatter(formatter)
     logging.basicConfig(level=_LEVELS[using.log.level], handlers=[handler])
+    try:
+        yield
+    finally:
+        handler.finish()
+
+
+class _Patient(logging.Handler):
+    """Lines to a descriptor, by a thread: a reader that has stopped to read holds nobody up."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__()
+        self._fd = fd
+        self._lines: queue.Queue[bytes | None] = queue.Queue(WAITING_LINES)
+        self._lost = 0
+        # A daemon, so that one which waits for its reader does not outlive us.
+        self._thread = threading.Thread(target=self._write_all, daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = self.format(record) + "\n"
+        lost = f"({self._lost} lines are lost: nobody read them)\n" if self._lost else ""
+        try:
+            self._lines.put_nowait((lost + line).encode(errors="backslashreplace"))
+            self._lost = 0
+        except queue.Full:
+            self._lost += 1
+
+    def finish(self) -> None:
+        """Write what waits, as far as it is read now."""
+        with suppress(queue.Full):
+            self._lines.put_nowait(None)
+            self._thread.join(LAST_LINES_SECONDS)
+
+    def _write_all(self) -> None:
+        while (line := self._lines.get()) is not None:
+            # Not by sys.stderr, whose lock a write that hangs would hold when the interpreter ends.
+            with suppress(OSError):  # a closed one: there is nobody to tell
+                while line:
+                    line = line[os.write(self._fd, line) :]
 
 
 if __name__ == "__main__":

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
-from importlib import import_module
+import sys
 from itertools import pairwise
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pytest
+import wasmtime
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +18,8 @@ from capsuled.sandbox import wasi
 from capsuled.sandbox.engine import seam
 from capsuled.sandbox.engine.seam import GuestLimits, OutOfBounds
 from capsuled.sandbox.wasi import LineSplitter
+
+ENGINES = ("wasmer", "wasmtime") if sys.version_info < (3, 11) else ("wasmtime",)
 
 SIZE = 4 * 64 * 1024
 SECOND = 1_000_000_000
@@ -118,44 +120,36 @@ def system() -> System:
 # ── the table ────────────────────────────────────────────────────────────────────────────────────
 
 
-def wat() -> Callable[[str], bytes]:
-    pytest.importorskip("wasmer", reason="wasmer is for CPython 3.10", exc_type=ImportError)
-    compiled: Callable[[str], bytes] = import_module("wasmer").wat2wasm
-    return compiled
-
-
-def importing_all(but: str = "", then: str = "") -> str:
+def importing_all(then: str = "") -> str:
     """Text of a module that imports each function, by its signature, under its name."""
     imports = [
         f'(import "{module}" "{name}" (func ${name} (param {" ".join(params)}) (result {" ".join(results)})))'
         for (module, name), (params, results) in wasi.SIGNATURES.items()
-        if name != but
     ]
     return f'(module {"".join(imports)} (memory (export "memory") 1) {then})'
 
 
 def test_signatures_are_the_standards() -> None:
     """An implementation that is not ours links with each function by name and signature."""
-    compiled = wat()(importing_all(but="sock_accept"))  # came later than that implementation
-    wasmer: Any = import_module("wasmer")
-    compiler: Any = import_module("wasmer_compiler_cranelift")
-    store = wasmer.Store(wasmer.engine.Universal(compiler.Compiler))
-    environment = wasmer.wasi.StateBuilder("guest").finalize()
-    version = wasmer.wasi.Version.SNAPSHOT1
-    wasmer.Instance(wasmer.Module(store, compiled), environment.generate_import_object(store, version))
-    assert wasi.SIGNATURES[wasi.MODULE, "sock_accept"] == (("i32", "i32", "i32"), ("i32",))
+    engine = wasmtime.Engine()
+    linker, store = wasmtime.Linker(engine), wasmtime.Store(engine)
+    linker.define_wasi()
+    store.set_wasi(wasmtime.WasiConfig())
+    linker.instantiate(store, wasmtime.Module(engine, importing_all()))
     assert len(wasi.SIGNATURES) == 46
 
 
-def test_guest_can_import_all(system: System) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_guest_can_import_all(system: System, engine: str) -> None:
     """A module may import the whole standard; each function that it calls answers through the engine."""
     call_each = "".join(
         f"(drop (call ${name} {' '.join(f'({kind}.const 7)' for kind in params)}))"
         for (_, name), (params, results) in wasi.SIGNATURES.items()
         if results
     )
-    wasm = wat()(importing_all(then=f'(func (export "run") {call_each} (call $proc_exit (i32.const -1)))'))
-    guest = seam.load("wasmer").instantiate(wasm, system.functions, GuestLimits(SIZE))
+    run = f'(func (export "run") {call_each} (call $proc_exit (i32.const -1)))'
+    wasm = bytes(wasmtime.wat2wasm(importing_all(then=run)))
+    guest = seam.load(engine).instantiate(wasm, system.functions, GuestLimits(SIZE))
     with pytest.raises(Exited) as exited:
         guest.call("run")
     assert exited.value.args == (2**32 - 1,)

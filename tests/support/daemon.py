@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import select
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +28,8 @@ from capsuled.supervisor.commands.client import Answer, Ask, CannotAsk, Client, 
 DEADLINE = 30.0
 """Seconds for what takes milliseconds on an idle machine; CI is shared."""
 
+LONG_AGO = "2000-01-01T00:00:00.000Z"
+
 Json = dict[str, Any]
 
 
@@ -35,6 +39,35 @@ class Called(NamedTuple):
     number: int
     result: int
     data: bytes
+
+
+class Watched:
+    """Processes whose ends can be waited for, whoever their parent is: by pidfd, so that no pid is mistaken."""
+
+    def __init__(self, processes: Iterable[psutil.Process]) -> None:
+        self._pidfds: dict[int, int] = {}
+        for process in processes:
+            try:
+                self._pidfds[process.pid] = os.pidfd_open(process.pid)
+            except ProcessLookupError:
+                continue
+
+    def left(self, timeout: float) -> list[int]:
+        """The pids of those that have not ended after `timeout` seconds. A zombie has ended."""
+        deadline = time.monotonic() + timeout
+        for pid, fd in list(self._pidfds.items()):
+            poll = select.poll()
+            poll.register(fd, select.POLLIN)
+            if poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                os.close(self._pidfds.pop(pid))
+        return list(self._pidfds)
+
+    def kill(self) -> None:
+        """Kill what is left, and forget it."""
+        for fd in self._pidfds.values():
+            signal.pidfd_send_signal(fd, signal.SIGKILL)
+            os.close(fd)
+        self._pidfds.clear()
 
 
 class Daemon:
@@ -48,7 +81,7 @@ class Daemon:
         self.socket = self.runtime / "control.sock"
         self.client = Client(str(self.socket))
         self.process: subprocess.Popen[bytes] | None = None
-        self.descendants: list[psutil.Process] = []
+        self.descendants = Watched(())
 
     # ── what it supervises ───────────────────────────────────────────────────────────────────────
 
@@ -76,22 +109,43 @@ class Daemon:
             f"ipc_subscribe = {json.dumps(list(subscribe))}\n{extra}\n"
         )
 
-    def start(self, *, configuration: str = "", wait_for: Iterable[str] = ()) -> None:
+    def start(
+        self,
+        *,
+        configuration: str = "",
+        wait_for: Iterable[str] = (),
+        arguments: Iterable[str] = (),
+    ) -> None:
         """Start the supervisor and wait until its socket answers, and until these capsules are ready."""
+        self.process = self.launch(configuration, arguments)
+        self._await_start()
+        for name in wait_for:
+            self.wait(name, lambda capsule: capsule["ready"])
+
+    def launch(
+        self, configuration: str = "", arguments: Iterable[str] = (), stderr: int = subprocess.PIPE
+    ) -> subprocess.Popen[bytes]:
+        """Start the supervisor and wait for nothing: the process is the caller's."""
         (self.folder / "capsuled.toml").write_text(
             f'capsules = ["capsules"]\nruntime_dir = "rt"\nstate_dir = "st"\n{configuration}\n'
         )
         command = [sys.executable, "-m", "capsuled.supervisor.commands.capsuled", "run", "--config"]
-        self.process = subprocess.Popen(
-            [*command, str(self.folder / "capsuled.toml")],
+        return subprocess.Popen(
+            [*command, str(self.folder / "capsuled.toml"), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             cwd=self.folder,
         )
-        self._await_start()
-        for name in wait_for:
-            self.wait(name, lambda capsule: capsule["ready"])
+
+    def refused(self, configuration: str = "", arguments: Iterable[str] = ()) -> tuple[int, str]:
+        """Start a supervisor that cannot start. Returns its exit status and what it says."""
+        process = self.launch(configuration, arguments)
+        try:
+            _, said = process.communicate(timeout=DEADLINE)
+        finally:
+            process.kill()
+        return process.returncode, said.decode()
 
     def _await_start(self) -> None:
         """Read the supervisor's log until it says that it has started; the rest is taken to a file."""
@@ -170,10 +224,45 @@ class Daemon:
                 if wanted(dict(line)):
                     return dict(line)
 
+    def wait_event(self, wanted: Callable[[Json], bool], timeout: float = DEADLINE) -> Json:
+        """Follow the events until one, old or new, is as wanted."""
+        deadline = time.monotonic() + timeout
+        with self.client.follow(Ask("GET", "/v1/events", {"follow": "", "since": LONG_AGO})) as stream:
+            assert not isinstance(stream, Answer), stream
+            while True:
+                try:
+                    event = stream.line(max(deadline - time.monotonic(), 0.001))
+                except TimeoutError as exc:
+                    raise AssertionError(f"no such event in {timeout} s; log: {self.log()}") from exc
+                assert event is not None, self.log()
+                if wanted(dict(event)):
+                    return dict(event)
+
+    def events(self) -> list[Json]:
+        """Every event that is kept, oldest first."""
+        return [dict(each) for each in self.client.ask(Ask("GET", "/v1/events")).lines]
+
+    def ended(self, name: str, timeout: float = DEADLINE) -> Json:
+        """The newest end of a capsule, once there is one."""
+        found = self.wait(name, lambda capsule: capsule["last_exit"] is not None, timeout)
+        return dict(found["last_exit"])
+
+    def ctl(self, *arguments: str, timeout: float = DEADLINE) -> subprocess.CompletedProcess[str]:
+        """`capsulectl` in a process of its own."""
+        command = [sys.executable, "-m", "capsuled.supervisor.commands.capsulectl"]
+        return subprocess.run(
+            [*command, "--socket", str(self.socket), *arguments],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
     def results(self, name: str, last: int) -> list[Called]:
         """What a `guests.Program` reports, once its call number `last` has been reported."""
         self.wait_line(name, lambda line: line["message"].startswith(f'{{"call":{last},'))
-        return list(_called(line["message"] for line in self.lines(name)))
+        return list(called(line["message"] for line in self.lines(name)))
 
     # ── its end ──────────────────────────────────────────────────────────────────────────────────
 
@@ -182,6 +271,20 @@ class Daemon:
         assert self.process is not None
         return self.process.pid
 
+    @property
+    def backbone(self) -> int:
+        """The pid of the backbone, once it is up."""
+        deadline = time.monotonic() + DEADLINE
+        while time.monotonic() < deadline:
+            found = self.get("/v1/status")["backbone"]
+            if found["up"]:
+                return int(found["pid"])
+        raise AssertionError(f"the backbone is not up after {DEADLINE} s; log: {self.log()}")
+
+    def worker(self, name: str) -> int:
+        """The pid of a capsule's process."""
+        return int(self.of(name)["pid"])
+
     def children(self) -> list[psutil.Process]:
         """Every process that descends from the supervisor now."""
         return psutil.Process(self.pid).children(recursive=True)
@@ -189,27 +292,32 @@ class Daemon:
     def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = DEADLINE) -> int:
         """Signal the supervisor and wait for its end; returns its exit status."""
         assert self.process is not None
-        self.descendants = self.children()
+        self.descendants = Watched(self.children())
         self.process.send_signal(number)
+        return self.wait_end(timeout)
+
+    def wait_end(self, timeout: float = DEADLINE) -> int:
+        """Wait for the end of a supervisor that something else has told to end; returns its exit status."""
+        assert self.process is not None
         try:
             return self.process.wait(timeout)
         finally:
             self.process = None
             self._drain.wait(timeout)
 
-    def left(self, timeout: float = 2.0) -> list[psutil.Process]:
+    def left(self, timeout: float = 2.0) -> list[int]:
         """Descendants of the supervisor that was stopped last which are still there after `timeout` seconds."""
-        _, alive = psutil.wait_procs(self.descendants, timeout)
-        return alive
+        return self.descendants.left(timeout)
 
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.stop(signal.SIGKILL)
-        for process in self.left():
-            process.kill()
+        self.descendants.left(2.0)
+        self.descendants.kill()
 
 
-def _called(messages: Iterable[str]) -> Iterator[Called]:
+def called(messages: Iterable[str]) -> Iterator[Called]:
+    """What a `guests.Program` has logged in these lines."""
     for message in messages:
         if message.startswith('{"call":'):
             found = json.loads(message)
@@ -217,7 +325,7 @@ def _called(messages: Iterable[str]) -> Iterator[Called]:
 
 
 @contextmanager
-def daemon() -> Iterator[Daemon]:
+def daemon() -> Generator[Daemon, None, None]:
     """A supervisor that is not started yet, and is gone with everything of it at the end."""
     # Not pytest's tmp_path: its long names would not fit into a socket's path.
     folder = Path(tempfile.mkdtemp(prefix="capsuled-"))
@@ -229,4 +337,4 @@ def daemon() -> Iterator[Daemon]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-__all__ = ["DEADLINE", "Called", "CannotAsk", "Daemon", "daemon"]
+__all__ = ["DEADLINE", "Called", "CannotAsk", "Daemon", "Watched", "daemon"]

@@ -13,10 +13,9 @@ Where a sequence is not enough, `wat` compiles any text.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import cast
-
-import wasmer
+from importlib import import_module
 
 from capsuled.proto import abi
 
@@ -49,6 +48,8 @@ class Buffer:
     """Room for the host to write into: two arguments, pointer and capacity."""
 
     size: int
+    at: int | None = None
+    """An address of the first page, where a test wants to know it."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +71,14 @@ def blob(size: int) -> Padded:
     return Padded(b"\x5a" + (size - 5).to_bytes(4, "big"), size)
 
 
-def buffer(size: int) -> Buffer:
-    return Buffer(size)
+def buffer(size: int, at: int | None = None) -> Buffer:
+    return Buffer(size, at)
 
 
 def wat(source: str) -> bytes:
     """A module from its text format."""
-    return cast(bytes, bytes(wasmer.wat2wasm(source)))
+    compiled: Callable[[str], bytes] = import_module("wasmer").wat2wasm
+    return bytes(compiled(source))
 
 
 @dataclass
@@ -87,6 +89,8 @@ class Program:
     pages: int = 0
     """Of memory at least; it is made large enough for its texts and buffers anyway. The first page is free for
     what a test puts there by address."""
+    imports: list[str] = field(default_factory=list[str])
+    """Further ones, as WebAssembly's text has them."""
     _body: list[str] = field(default_factory=list[str])
     _data: list[tuple[int, bytes]] = field(default_factory=list[tuple[int, bytes]])
     _next: int = DATA
@@ -120,6 +124,11 @@ class Program:
         self._body.append(f"i32.const {number} local.get $r{number} i32.const 0 call $report")
         return Result(number)
 
+    def big_endian(self, at: int) -> Result:
+        """Log the 8 bytes at `at` as the number that CBOR writes like that."""
+        parts = [f"(i64.load8_u (i32.const {at + i})) i64.const {56 - 8 * i} i64.shl" for i in range(8)]
+        return self.load(" ".join(parts) + " i64.or" * 7)
+
     def raw(self, instructions: str) -> None:
         """Instructions of one's own, such as ``unreachable``."""
         self._body.append(instructions)
@@ -143,21 +152,21 @@ class Program:
         made._calls, made._next, made._data, made._used = self._calls, self._next, self._data, self._used
         return made
 
-    def wasm(self) -> bytes:
-        """The module."""
-        return wat(self.source())
+    def wasm(self, more: str = "") -> bytes:
+        """The module. `more` is what else stands in it."""
+        return wat(self.source(more))
 
-    def source(self) -> str:
+    def source(self, more: str = "") -> str:
         pages = max(self.pages, self._next // 65536 + 1)
         used = sorted(self._used | {"log"})
-        imports = "\n".join(_import(abi.BY_NAME[name]) for name in used)
+        imports = "\n".join([_import(abi.BY_NAME[name]) for name in used] + self.imports)
         locals_ = " ".join(f"(local $r{i} i64)" for i in range(self._calls))
         loops = " ".join(f"(local {name} i32)" for name in self._loops)
         data = "\n".join(f'(data (i32.const {at}) "{_escaped(value)}")' for at, value in self._data)
         body = "\n".join(self._body)
         return (
             f'(module {imports} (memory (export "memory") {pages}) {data} {_REPORT}\n'
-            f'(func (export "{self.entry}") {locals_} {loops} {body}))'
+            f'(func (export "{self.entry}") {locals_} {loops} {body})\n{more})'
         )
 
     def _push(self, function: abi.Function, arguments: tuple[Argument, ...]) -> tuple[str, int]:
@@ -172,8 +181,8 @@ class Program:
                 at = self._place(argument.head, argument.size)
                 flat += [f"i32.const {at}", f"i32.const {argument.size}"]
             elif isinstance(argument, Buffer):
-                where = self._next
-                self._next += argument.size + 16
+                where = self._next if argument.at is None else argument.at
+                self._next += argument.size + 16 if argument.at is None else 0
                 flat += [f"i32.const {where}", f"i32.const {argument.size}"]
             elif isinstance(argument, Result):
                 flat.append(f"local.get $r{argument.number}")

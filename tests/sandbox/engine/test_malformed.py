@@ -1,4 +1,4 @@
-"""The engine under malformed modules, in a process of its own: a crash must be seen, not suffered."""
+"""Engines under malformed modules, in a process of its own: a crash must be seen, not suffered."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import faulthandler, signal, sys
 faulthandler.enable()
 from capsuled.proto import abi
 from capsuled.sandbox.engine import seam
-engine = seam.load("wasmer")
+engine = seam.load(sys.argv[1])
 imports = {(abi.MODULE, f.name): seam.HostFunction(f.signature, lambda *_: 0) for f in abi.FUNCTIONS}
 for line in sys.stdin:
     signal.alarm(60)  # ends a start section that does not
@@ -36,7 +36,8 @@ for line in sys.stdin:
 class Loader:
     """A process that loads module after module; when it dies of one, the next has a new one."""
 
-    def __init__(self) -> None:
+    def __init__(self, engine: str) -> None:
+        self._engine = engine
         self._process = self._start()
 
     def outcome(self, wasm: bytes) -> str:
@@ -59,13 +60,16 @@ class Loader:
 
     def _start(self) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-c", LOADING], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", LOADING, self._engine],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
 
 @pytest.fixture(scope="module")
-def loader(wat: object) -> Iterator[Loader]:
-    process = Loader()
+def loader(engine: str) -> Iterator[Loader]:
+    process = Loader(engine)
     yield process
     process.close()
 

@@ -43,7 +43,9 @@ class Backbone:
         self.socket, theirs = socket.socketpair()
         self.socket.settimeout(DEADLINE)
         life, self.hold = os.pipe()
-        self.process = subprocess.Popen(COMMAND, stdin=theirs, stdout=life)
+        self._errors = folder / f"stderr-{epoch}"
+        with self._errors.open("wb") as errors:
+            self.process = subprocess.Popen(COMMAND, stdin=theirs.fileno(), stdout=life, stderr=errors)
         theirs.close()
         os.close(life)
         self.tell(protocol.configure(Settings(epoch, total_queue_bytes, 5 << 20)))
@@ -142,10 +144,15 @@ class Backbone:
         self.tell({"op": "ping"})
         return cast("int", self.expect("pong")["epoch"])
 
+    def errors(self) -> str:
+        """What it has written to standard error."""
+        return self._errors.read_text()
+
     def cpu_seconds(self) -> float:
         """What it has used so far: fields 14 and 15 of proc(5)'s stat, in ticks."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        ticks = int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
 
     def ends(self) -> int:
         """Its exit status, within the deadline; negative for a signal."""

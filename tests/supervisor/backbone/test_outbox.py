@@ -85,7 +85,8 @@ def test_the_worker_is_told_of_losses_before_the_next_message() -> None:
     for seq in range(6, 9):
         put(outbox, seq, 100, route(mine))
     (frame,) = frames(outbox)
-    assert [(each.kind, each.b) for each in records.split_down(frame)][0] == (DownKind.LAGGED, 4)
+    first, *_ = records.split_down(frame)
+    assert (first.kind, first.b) == (DownKind.LAGGED, 4)
     assert outbox.take_frame() == b""
 
 

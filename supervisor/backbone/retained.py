@@ -1,0 +1,69 @@
+"""Retained messages: the last one of each topic that a manifest declares, kept for those who subscribe later.
+
+They belong to the capsule's name and outlive its instances, so that a value which was said once is there although
+its sayer has ended. They are bounded for each capsule, the topic that was silent for longest goes first, and that
+is counted.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from capsuled.proto import topics
+from capsuled.proto.topics import Segments
+
+MAX_TOPICS = 256
+"""Topics that are retained for one capsule."""
+
+
+class Retained(NamedTuple):
+    """The last message of a topic."""
+
+    origin: int
+    time_ms: int
+    topic: bytes
+    payload: bytes
+
+
+@dataclass
+class _Shelf:
+    """Of one capsule."""
+
+    kept: OrderedDict[bytes, Retained] = field(default_factory=OrderedDict[bytes, Retained])
+    bytes: int = 0
+    evicted: int = 0
+
+
+@dataclass
+class Shelves:
+    """Of all capsules, by name."""
+
+    _shelves: dict[str, _Shelf] = field(default_factory=dict[str, _Shelf])
+
+    def keep(self, capsule: str, message: Retained, max_bytes: int) -> None:
+        """Keep the last message of its topic. One always fits, however large."""
+        shelf = self._shelves.setdefault(capsule, _Shelf())
+        before = shelf.kept.pop(message.topic, None)
+        if before is not None:
+            shelf.bytes -= len(before.payload)
+        shelf.kept[message.topic] = message
+        shelf.bytes += len(message.payload)
+        while len(shelf.kept) > 1 and (len(shelf.kept) > MAX_TOPICS or shelf.bytes > max_bytes):
+            _, gone = shelf.kept.popitem(last=False)
+            shelf.bytes -= len(gone.payload)
+            shelf.evicted += 1
+
+    def matching(self, pattern: Segments) -> Iterator[Retained]:
+        """What a new subscription to `pattern` gets, by capsule, the topic that was silent for longest first."""
+        for shelf in self._shelves.values():
+            for message in shelf.kept.values():
+                if topics.matches(pattern, topics.split(message.topic.decode())):
+                    yield message
+
+    def figures(self, capsule: str) -> dict[str, int]:
+        """How many are kept and how many had to go."""
+        shelf = self._shelves.get(capsule, _Shelf())
+        return {"retained": len(shelf.kept), "retained_bytes": shelf.bytes, "retained_evicted": shelf.evicted}

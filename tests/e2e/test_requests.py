@@ -1,0 +1,157 @@
+"""Requests and their answers, retained messages: through real guests."""
+
+from __future__ import annotations
+
+import cbor2
+import pytest
+from capsuled.proto import envelopes
+from capsuled.proto.refusals import Errno
+
+from ..support.daemon import Called, Daemon, called
+from ..support.guests import Program, buffer, text
+
+QUESTION = text(cbor2.dumps({"n": 20}))
+AT = 1024
+"""Where a responder has its request; an epoch's numbers need all eight bytes, so the place of `seq` is known."""
+
+ANSWER = text(cbor2.dumps({"n": 21}))
+
+
+ASKS = {"publish": ["ask.it"], "subscribe": ["ask.here"]}
+ANSWERS = {"publish": ["ask.here"], "subscribe": ["ask.it"]}
+HERE = 'ipc_retain = ["ask.here"]\n'
+
+
+def asker(timeout: int = 20_000, waits: bool = True) -> Program:
+    """Asks once on `ask.it` and receives on the handle twice. `waits`: once somebody has said that he is here."""
+    program = Program()
+    program.call("ready", quiet=True)
+    if waits:
+        here = program.call("ipc_subscribe", text("ask.here"), quiet=True)
+        program.call("ipc_recv", here, 30_000, buffer(4096), quiet=True)
+    handle = program.call("ipc_request", text("ask.it"), QUESTION, timeout)
+    program.call("ipc_recv", handle, 30_000, buffer(4096))
+    program.call("error_message", buffer(300))
+    program.call("ipc_recv", handle, 0, buffer(4096))
+    return program
+
+
+def responder(*answers: str, principal: str = "asker") -> Program:
+    """Waits for a request of `principal`, and does what is said with it."""
+    program = Program()
+    handle = program.call("ipc_subscribe", text("ask.it"))
+    program.call("ready")
+    program.call("ipc_publish", text("ask.here"), text(cbor2.dumps(True)), quiet=True)
+    program.call("ipc_recv", handle, 30_000, buffer(4096, at=AT))
+    source = envelopes.source_part(b"asker", bytes(16), principal.encode())
+    model = envelopes.message(b"ask.it", QUESTION.data, source, 1 << 41, 0, 0, envelopes.REQUEST)
+    before = envelopes.envelope([model], 0, 0).index(b"\x63seq\x1b") + 5
+    request = program.big_endian(AT + before)
+    for what in answers:
+        if what == "reply":
+            program.call("ipc_reply", request, ANSWER)
+        elif what == "decline":
+            program.call("ipc_decline", request, text("not today"))
+        else:
+            program.raw(what)
+    return program
+
+
+def again(daemon: Daemon, name: str, last: int) -> list[Called]:
+    """Start a capsule once more, now that the others are there, and take what that instance reports."""
+    before = {line["instance"] for line in daemon.lines(name)} | {daemon.of(name)["instance"]}
+    daemon.act(name, "restart")
+    ends = f'{{"call":{last},'
+    line = daemon.wait_line(
+        name, lambda line: line["instance"] not in before and line["message"].startswith(ends)
+    )
+    found = [each["message"] for each in daemon.lines(name) if each["instance"] == line["instance"]]
+    return list(called(found))
+
+
+def outcome(daemon: Daemon) -> list[Called]:
+    """The asker's four calls: the request, what was received, the sentence, and what is received after that."""
+    last = 6
+    return daemon.results("asker", last)[-4:]
+
+
+def test_a_request_is_answered_by_whom_it_was_sent_to(daemon: Daemon) -> None:
+    """The answer comes on the request's own handle, names its request as cause, and carries the asker's principal."""
+    daemon.capsule("responder", responder("reply", principal="somebody").wasm(), **ANSWERS, extra=HERE)
+    daemon.capsule("asker", asker().wasm(), **ASKS, package='principal = "somebody"')
+    daemon.start()
+    request, received, _, after = outcome(daemon)
+    assert request.result > 0
+    (message,) = cbor2.loads(received.data)["messages"]
+    assert message["payload"] == {"n": 21}
+    assert (message["source"], message["principal"]) == ("responder", "somebody")
+    assert message["topic"] == f"reply.{message['cause']}"
+    assert after.result == -Errno.BADF, "the handle is gone with its answer"
+    (asked,) = cbor2.loads(daemon.results("responder", 3)[2].data)["messages"]
+    assert asked["seq"] == message["cause"]
+    assert asked["request"] is True
+
+
+@pytest.mark.parametrize(
+    ("answers", "errno", "sentence"),
+    [
+        (("decline",), Errno.CONNREFUSED, "responder declines the request on 'ask.it': not today"),
+        (("unreachable",), Errno.CONNRESET, "its receiver has ended"),
+        ((), Errno.CONNRESET, "its receiver has ended"),
+    ],
+)
+def test_a_request_always_ends(daemon: Daemon, answers: tuple[str, ...], errno: Errno, sentence: str) -> None:
+    """A refusal, a crash and a return of the responder end the request with an error, long before its timeout."""
+    daemon.capsule(
+        "responder", responder(*answers).wasm(), **ANSWERS, extra=HERE + '[supervision]\nrestart = "never"\n'
+    )
+    daemon.capsule("asker", asker().wasm(), **ASKS)
+    daemon.start()
+    _, received, told, _ = outcome(daemon)
+    assert received.result == -errno
+    assert sentence in told.data.decode()
+
+
+def test_a_request_that_nobody_hears_fails_at_once(daemon: Daemon) -> None:
+    """Without a subscriber there is nobody to wait for."""
+    daemon.capsule("asker", asker(waits=False).wasm(), **ASKS)
+    daemon.start()
+    _, received, told, _ = daemon.results("asker", 4)[-4:]
+    assert received.result == -Errno.CONNREFUSED
+    assert "nobody is subscribed to 'ask.it'" in told.data.decode()
+
+
+def test_a_request_without_an_answer_times_out(daemon: Daemon) -> None:
+    """A responder that hears and says nothing costs the asker its own timeout, and no more."""
+    silent = responder()
+    handle = silent.call("ipc_subscribe", text("ask.it"))
+    silent.call("ipc_recv", handle, 60_000, buffer(4096))
+    daemon.capsule("silent", silent.wasm(), **ANSWERS, extra=HERE)
+    daemon.capsule("asker", asker(timeout=300).wasm(), **ASKS)
+    daemon.start()
+    _, received, told, _ = outcome(daemon)
+    assert received.result == -Errno.TIMEDOUT
+    assert "'ask.it' was not answered in time" in told.data.decode()
+
+
+def test_a_late_subscriber_gets_what_was_retained(daemon: Daemon) -> None:
+    """The last message of a retained topic reaches who subscribes after it, marked; others' messages don't."""
+    sayer = Program()
+    for n in range(3):
+        sayer.call("ipc_publish", text("state.now"), text(cbor2.dumps(n)))
+    sayer.call("ipc_publish", text("event.once"), text(cbor2.dumps(9)))
+    late = Program()
+    handle = late.call("ipc_subscribe", text("*"))
+    late.call("ready")
+    late.call("ipc_recv", handle, 5000, buffer(4096))
+    extra = 'ipc_retain = ["state.*"]\n[supervision]\nready = "started"\n'
+    daemon.capsule("sayer", sayer.wasm(), publish=["*"], extra=extra)
+    daemon.capsule("late", late.wasm(), subscribe=["*"], extra='[supervision]\nready_timeout = "60s"\n')
+    daemon.start()
+    daemon.wait_state("sayer", "stopped")
+    received = again(daemon, "late", 2)[-1]
+    (message,) = cbor2.loads(received.data)["messages"]
+    assert message["payload"] == 2
+    assert message["retained"] is True
+    assert message["source"] == "sayer"
+    assert daemon.get("/v1/bus")["balanced"] is True

@@ -160,6 +160,7 @@ class Host:
         return 0
 
     def cancelled(self) -> int:
+        self._ipc.flush_due()  # what computes for long calls this, if anything
         return self._supervisor.left_ms()
 
     def log(self, level: int, text: int, text_len: int) -> int:
@@ -172,6 +173,7 @@ class Host:
         line = self.memory.read(text, text_len)
         _text("log text", line)
         self._logs.write(LogStream.GUEST, level, line)
+        self._ipc.flush_due()
         return 0
 
     # ── errors ───────────────────────────────────────────────────────────────────────────────────

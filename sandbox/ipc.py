@@ -30,7 +30,8 @@ from capsuled.sandbox.subscription import NOT_YET, Subscription
 from capsuled.sandbox.supervisor import Supervisor
 
 FLUSH_SECONDS = 0.001
-"""A publish is not held back for longer, so that only what comes in bursts is gathered into frames."""
+"""So that only what comes in bursts is gathered into frames: a publish goes at once unless another went in this
+time, and then with the next host call after it. A guest that computes without a call keeps the end of a burst."""
 
 FRAMES_PER_DRAIN = 64
 """Frames read in one go, so that a flood of messages cannot keep a call from returning."""
@@ -158,6 +159,11 @@ class Ipc:
         self._inbox.answered(request)
         self._hand_over(records.up(UpKind.DECLINE, reason, 0, request))
         self._flush()
+
+    def flush_due(self) -> None:
+        """Send what has been held back for its time. For calls that have nothing else to do with messages."""
+        if self._outgoing.bytes and time.monotonic() - self._last_flush >= FLUSH_SECONDS:
+            self._flush()
 
     # ── subscriptions ────────────────────────────────────────────────────────────────────────────
 
@@ -350,8 +356,9 @@ class Ipc:
         return True
 
     def _flush(self) -> None:
-        self._last_flush = time.monotonic()
         outgoing = self._outgoing
+        if outgoing.bytes:
+            self._last_flush = time.monotonic()
         while (frame := outgoing.peek()) is not None:
             if not self._edge.send(frame):
                 return

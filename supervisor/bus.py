@@ -16,10 +16,12 @@ from typing import Any, NoReturn
 
 import trio
 
-from capsuled.supervisor import spawn
+from capsuled.proto import spine
+from capsuled.supervisor import diagnostic, spawn
 from capsuled.supervisor.backbone import protocol
 from capsuled.supervisor.backbone.members import Admission
 from capsuled.supervisor.backbone.protocol import Json, Settings
+from capsuled.supervisor.control.streams import Broadcast, Follower
 from capsuled.supervisor.spawn import SpawnError
 
 LOG = logging.getLogger("capsuled.backbone")
@@ -52,7 +54,9 @@ class BusDown(Exception):
 class Bus:
     """See the module's docstring. Everything but `run`, `detach` and `figures` answers at once."""
 
-    def __init__(self, total_queue_bytes: int, largest_payload: int) -> None:
+    def __init__(self, total_queue_bytes: int, largest_payload: int, spine: str = "") -> None:
+        """`spine` is the folder of the spine's sockets; empty: there is none."""
+        self._spine = spine
         self._total_queue_bytes = total_queue_bytes
         self._largest_payload = largest_payload
         self._members: dict[int, Admission] = {}
@@ -67,6 +71,9 @@ class Bus:
         self.restarts = 0
         self.on_fault: Callable[[int, str], None] = lambda _index, _message: None
         """Told of what a member has done that no honest worker does."""
+        self._taps: dict[int, tuple[str, Broadcast]] = {}
+        self.unpublished = 0
+        """Events of the supervisor's that found no backbone."""
 
     @property
     def up(self) -> bool:
@@ -95,13 +102,48 @@ class Bus:
 
     async def figures(self) -> Mapping[int, Figures]:
         """What each member's ledger says at the backbone. Raises `BusDown`."""
-        if self.pid is None:
-            raise BusDown("the backbone is being restarted")
-        self._requests += 1
-        request = self._requests
-        self._send({"op": "figures", "request": request})
-        answer = await self._answer("figures", request)
+        answer = await self._answer("figures", self._ask({"op": "figures"}))
         return {figures["index"]: figures for figures in answer["members"]}
+
+    # ── the operator's and the supervisor's own messages ─────────────────────────────────────────
+
+    def tell(self, topic: str, payload: bytes) -> None:
+        """Publish an event of the supervisor's; counted, and no more, where there is no backbone."""
+        if self.pid is None:
+            self.unpublished += 1
+        else:
+            self._send({"op": "publish", "source": spine.SUPERVISOR, "topic": topic, "payload": payload})
+
+    async def publish(self, topic: str, payload: bytes) -> int:
+        """Publish on the operator's behalf. Returns the global sequence number. Raises `BusDown`."""
+        request = self._ask({"op": "publish", "source": spine.OPERATOR, "topic": topic, "payload": payload})
+        return int((await self._answer("published", request))["seq"])
+
+    async def trace(self, seq: int) -> Json:
+        """``{"hops": [...], "cut": bool}``: the chain of causes that a message belongs to. Raises `BusDown`."""
+        return await self._answer("traced", self._ask({"op": "trace", "seq": seq}))
+
+    @contextmanager
+    def tap(self, pattern: str) -> Generator[Follower, None, None]:
+        """Messages that match, from now on, as lines. They may be lost, and it is said where; nobody waits."""
+        self._requests += 1
+        tap = self._requests
+        broadcast = Broadcast()
+        self._taps[tap] = (pattern, broadcast)
+        if self.pid is not None:
+            self._send({"op": "tap", "tap": tap, "pattern": pattern})
+        try:
+            with broadcast.follow() as follower:
+                yield follower
+        finally:
+            del self._taps[tap]
+            if self.pid is not None:
+                self._send({"op": "untap", "tap": tap})
+
+    def close(self) -> None:
+        """End what is tapped."""
+        for _, broadcast in self._taps.values():
+            broadcast.close()
 
     # ── its life ─────────────────────────────────────────────────────────────────────────────────
 
@@ -153,9 +195,15 @@ class Bus:
     @contextmanager
     def _connected(self) -> Generator[None, None, None]:
         self._outgoing.clear()
-        self._send(protocol.configure(Settings(self.epoch, self._total_queue_bytes, self._largest_payload)))
+        self._send(
+            protocol.configure(
+                Settings(self.epoch, self._total_queue_bytes, self._largest_payload, self._spine)
+            )
+        )
         for admission in self._members.values():
             self._send(protocol.attach(admission))
+        for tap, (pattern, _) in self._taps.items():
+            self._send({"op": "tap", "tap": tap, "pattern": pattern})
         self._send({"op": "begin"})
         try:
             yield
@@ -248,6 +296,14 @@ class Bus:
                 self._answered_by(("figures", message["request"]), message)
             case "pong":
                 self._answered_by(("pong", message["epoch"]), message)
+            case "published" | "traced" as op:
+                self._answered_by((op, message["request"]), message)
+            case "tapped":
+                if message["tap"] in self._taps:
+                    _, broadcast = self._taps[message["tap"]]
+                    if message["lost"]:
+                        broadcast.publish({"lost": message["lost"]})
+                    broadcast.publish(diagnostic.message(message))
             case "fault":
                 self.on_fault(message["index"], message["message"])
             case other:
@@ -256,6 +312,14 @@ class Bus:
     def _send(self, message: Json) -> None:
         self._outgoing += protocol.pack(message)
         self._more.set()
+
+    def _ask(self, message: Json) -> int:
+        """Send what will be answered; returns by which number. Raises `BusDown`."""
+        if self.pid is None:
+            raise BusDown("the backbone is being restarted")
+        self._requests += 1
+        self._send({**message, "request": self._requests})
+        return self._requests
 
     def _answered_by(self, key: tuple[str, int], message: Json) -> None:
         if key in self._answers:

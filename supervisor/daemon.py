@@ -51,11 +51,12 @@ async def run(using: Configuration, catalogue: Catalogue) -> None:
             stack.enter_context(folders.locked(using.state_dir))
         listener = stack.enter_context(control_socket(using.control.path, groups))
         edges = stack.enter_context(folders.fresh(using.runtime_dir / "edges"))
+        spine = stack.enter_context(folders.fresh(using.runtime_dir / "spine"))
         logs = folders.made(using.state_dir / "logs")
         files = LogFiles(logs, using.log.file_bytes, using.log.file_count)
         try:
             async with _in_background(files.run):
-                await _supervise(using, catalogue, listener, groups, edges, files)
+                await _supervise(using, catalogue, listener, groups, edges, spine, files)
         finally:
             files.flush()
 
@@ -66,10 +67,11 @@ async def _supervise(
     listener: trio.SocketListener,
     groups: dict[int, Level],
     edges: Path,
+    spine: Path,
     files: LogFiles,
 ) -> None:
     ending, serving = trio.Event(), trio.Event()
-    bus = Bus(using.limits.total_queue_bytes, using.limits.max_payload)
+    bus = Bus(using.limits.total_queue_bytes, using.limits.max_payload, str(spine))
     service = Service(bus, catalogue.faults, ending.set)
     async with trio.open_nursery() as nursery:
         await nursery.start(_signals, ending, serving, nursery.cancel_scope)

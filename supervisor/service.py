@@ -12,10 +12,10 @@ from datetime import datetime
 
 import trio
 
-from capsuled.proto import topics
+from capsuled.proto import payloads, topics
 from capsuled.proto._version import __version__
-from capsuled.proto.control import Desired, State
-from capsuled.supervisor import clock, isolation, lifecycle
+from capsuled.proto.control import Desired, Reason, State
+from capsuled.supervisor import clock, diagnostic, isolation, lifecycle
 from capsuled.supervisor.accounts import Accounts
 from capsuled.supervisor.bus import Bus, BusDown
 from capsuled.supervisor.capsule import Capsule
@@ -85,6 +85,8 @@ class Service:
     def event(self, event: JsonObject) -> None:
         self._events.append((clock.now(), event))
         self._followers.publish(event)
+        for topic, fields in kernel_events(event):
+            self._bus.tell(topic, payloads.encode(fields))
 
     def ending(self, capsule: str, ending: Ending) -> None:
         self._accounts.end(capsule, self._bus.epoch, ending.claims, ending.figures)
@@ -92,6 +94,7 @@ class Service:
     def close(self) -> None:
         """Nothing happens any more: end what is followed."""
         self._followers.close()
+        self._bus.close()
         for capsule in self._capsules.values():
             capsule.book.followers.close()
 
@@ -170,7 +173,31 @@ class Service:
             figures = await self._bus.figures()
         except BusDown as exc:
             raise Failed(f"cannot read the ledger: {exc}: try again in a second") from exc
+        # Whose instance has ended meanwhile is in the sums already, and must not be counted twice.
+        for name, (index, _) in list(claims.items()):
+            instance = self._capsules[name].instance
+            if instance is None or instance.index != index:
+                del claims[name]
         return self._accounts.document(self._bus.epoch, claims, figures, sorted(self._capsules))
+
+    async def publish(self, topic: str, payload: bytes) -> int:
+        try:
+            return await self._bus.publish(topic, payload)
+        except BusDown as exc:
+            raise Failed(f"cannot publish on '{topic}': {exc}: try again in a second") from exc
+
+    @contextmanager
+    def tap(self, pattern: str) -> Generator[Follower, None, None]:
+        with self._bus.tap(pattern) as follower:
+            yield follower
+
+    async def trace(self, seq: int) -> JsonObject:
+        try:
+            found = await self._bus.trace(seq)
+        except BusDown as exc:
+            raise Failed(f"cannot trace {seq}: {exc}: try again in a second") from exc
+        hops: list[Json] = [diagnostic.hop(each) for each in found["hops"]]
+        return {"id": seq, "hops": hops, "cut": bool(found["cut"])}
 
     def acl(self, capsule: str, verb: AclVerb, topic: str) -> JsonObject:
         grants = self._find(capsule).entry.manifest.grants
@@ -228,6 +255,27 @@ class Service:
             f"{timeout:g} s; what was begun goes on",
             {"state": capsule.state.value},
         )
+
+
+LIMITS_MET = {
+    Reason.MEMORY: "memory",
+    Reason.CPU_TIME: "cpu_time",
+    Reason.OOM: "process_memory",
+    Reason.NOT_READY: "ready_timeout",
+    Reason.WATCHDOG: "watchdog",
+}
+"""Reasons that are a limit's, by its name in the manifest."""
+
+
+def kernel_events(event: JsonObject) -> list[tuple[str, JsonObject]]:
+    """What the supervisor publishes of an event, by topic: ``kernel.lifecycle.<name>.<state>`` for a change of
+    state, ``kernel.limits.<name>.<limit>`` for an end that a limit has caused."""
+    name, happened = event["capsule"], event["event"]
+    fields = {key: value for key, value in event.items() if value is not None}
+    if happened != "exited":
+        return [(f"{topics.RESERVED}.lifecycle.{name}.{happened}", fields)]
+    limit = next((limit for reason, limit in LIMITS_MET.items() if reason.value == event["reason"]), None)
+    return [] if limit is None else [(f"{topics.RESERVED}.limits.{name}.{limit}", fields)]
 
 
 def _reached(capsule: Capsule, wait: Wait) -> bool:

@@ -11,7 +11,7 @@ from http import HTTPStatus
 from capsuled.proto.control import Exit, State
 from capsuled.supervisor.commands import render
 from capsuled.supervisor.commands.client import Answer, Ask, CannotAsk, Client, capsule_path
-from capsuled.supervisor.control.shapes import Json, JsonObject
+from capsuled.supervisor.control.shapes import CBOR, JSON, Json, JsonObject
 
 EXITS: Mapping[str, Exit] = {
     "no-such-capsule": Exit.NO_SUCH_CAPSULE,
@@ -22,6 +22,8 @@ EXITS: Mapping[str, Exit] = {
 
 RUNNING = (State.STARTING, State.READY, State.STOPPING)
 """States in which a capsule has a process; in any other `status NAME` exits with `Exit.NOT_RUNNING`."""
+
+TRACE = ("time", "seq", "cause", "source", "principal", "topic")
 
 LIST = ("name", "state", "desired", "pid", "since", "attempt", "last exit")
 
@@ -111,6 +113,39 @@ def bus_stats(client: Client, given: argparse.Namespace) -> Exit:
             _ledger(members(answer.value, key))
         print("balanced" if balanced else "NOT balanced: messages are unaccounted for, please report this")
     return Exit.FAILED if given.check and not balanced else Exit.DONE
+
+
+def bus_publish(client: Client, given: argparse.Namespace) -> Exit:
+    """The payload is JSON, or with --cbor bytes; from the command line or from standard input."""
+    text = sys.stdin.buffer.read() if given.payload in (None, "-") else given.payload.encode()
+    media = CBOR if given.cbor else JSON
+    answer = client.ask(Ask("POST", "/v1/bus/publish", {"topic": given.topic}, body=text, media=media))
+    if failed := complain(answer, given):
+        return failed
+    if given.json:
+        show(answer.value, given)
+    else:
+        print(f"published on {given.topic} as {render.text(answer.value.get('seq'))}")
+    return Exit.DONE
+
+
+def bus_trace(client: Client, given: argparse.Namespace) -> Exit:
+    answer = client.ask(Ask("GET", "/v1/bus/trace", {"id": given.id}))
+    if failed := complain(answer, given):
+        return failed
+    hops = members(answer.value, "hops")
+    if given.json:
+        show(answer.value, given)
+    elif hops:
+        render.table(TRACE, [[hop.get(key) for key in TRACE] for hop in hops])
+        if answer.value.get("cut"):
+            print("and more: the chain is longer than what one answer holds")
+    else:
+        print(
+            f"capsulectl: nothing is remembered of {given.id}: only messages with a cause are",
+            file=sys.stderr,
+        )
+    return Exit.DONE if hops else Exit.FAILED
 
 
 def acl_explain(client: Client, given: argparse.Namespace) -> Exit:

@@ -98,6 +98,14 @@ def _asking(commands: Commands) -> None:
     bus = _add(commands, "bus", None, "the message bus").add_subparsers(metavar="COMMAND", required=True)
     stats = _add(bus, "stats", asking.bus_stats, "what was published, delivered and dropped")
     stats.add_argument("--check", action="store_true", help="exit 1 when the ledger does not balance")
+    publish = _add(bus, "publish", asking.bus_publish, "send a message, as the operator")
+    publish.add_argument("topic", metavar="TOPIC")
+    publish.add_argument("payload", nargs="?", metavar="JSON", help="default: read standard input")
+    publish.add_argument("--cbor", action="store_true", help="standard input is one CBOR item")
+    trace = _add(bus, "trace", asking.bus_trace, "what a message was caused by, and what it has caused")
+    trace.add_argument("id", metavar="SEQ", help="of any message of the chain")
+    tap = _add(bus, "tap", following.bus_tap, "show messages as they pass")
+    tap.add_argument("pattern", metavar="PATTERN", help="a topic, or a pattern such as 'sensor.*'")
     acl = _add(commands, "acl", None, "grants").add_subparsers(metavar="COMMAND", required=True)
     explain = _add(
         acl, "explain", asking.acl_explain, "may it, and which grant says so (exits 1 when denied)"

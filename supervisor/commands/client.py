@@ -13,7 +13,7 @@ from typing import NamedTuple, cast
 from urllib.parse import quote, urlencode
 
 from capsuled.proto.control import Exit
-from capsuled.supervisor.control.shapes import JSON_LINES, Json, JsonObject
+from capsuled.supervisor.control.shapes import JSON, JSON_LINES, Json, JsonObject
 
 ANSWER_SECONDS = 30.0
 """For an answer that waits for nothing; a supervisor that needs longer is stuck."""
@@ -59,6 +59,8 @@ class Ask(NamedTuple):
     path: str
     query: Mapping[str, str] = {}
     waits: float | None = 0.0
+    body: bytes | None = None
+    media: str = JSON
 
     @property
     def target(self) -> str:
@@ -187,7 +189,8 @@ class _Pending:
             raise self._unreachable(exc) from exc
         # A refusal at accept is written and closed before we send: what is to be read then is the refusal.
         with self._answering(), suppress(BrokenPipeError, ConnectionResetError):
-            connection.request(ask.method, ask.target)
+            headers = {} if ask.body is None else {"Content-Type": ask.media}
+            connection.request(ask.method, ask.target, ask.body, headers)
 
     def answer(self) -> Answer:
         with self._answering():

@@ -26,6 +26,16 @@ def events(client: Client, given: argparse.Namespace) -> Exit:
     return _print_lines(client, given, "/v1/events", {}, _event_text)
 
 
+def bus_tap(client: Client, given: argparse.Namespace) -> Exit:
+    """Messages as they pass, one line each; it never slows a subscriber, and loses what it cannot keep up with."""
+    with client.follow(Ask("GET", "/v1/bus/tap", {"pattern": given.pattern})) as stream:
+        if isinstance(stream, Answer):
+            return complain(stream, given)
+        while (found := stream.line(None)) is not None:
+            print(json.dumps(found) if given.json else _lost_text(found) or _message_text(found), flush=True)
+    return Exit.DONE
+
+
 def wait(client: Client, given: argparse.Namespace) -> Exit:
     """Wait until the capsule is as asked, without changing what is wanted of it.
 
@@ -103,6 +113,11 @@ def _lost_text(line: JsonObject) -> str:
         if "lost" in line
         else ""
     )
+
+
+def _message_text(message: JsonObject) -> str:
+    first = " ".join(render.text(message.get(key)) for key in ("time", "seq", "source", "topic"))
+    return f"{first} {render.text(json.dumps(message.get('payload')))}"
 
 
 def _log_text(line: JsonObject) -> str:

@@ -101,7 +101,8 @@ class Connection:
                 body += event.data
                 self._check_sizes(0, len(body))
             elif isinstance(event, h11.EndOfMessage) and head is not None:
-                return Request(head.method.decode("ascii"), head.target.decode("ascii"), bytes(body))
+                method, target = head.method.decode("ascii"), head.target.decode("ascii")
+                return Request(method, target, bytes(body), _media(head))
             else:
                 return None
 
@@ -201,6 +202,14 @@ class Connection:
             if deadline.cancelled_caught:
                 return False
         return True
+
+
+def _media(head: h11.Request) -> str:
+    """The media type of the body, without its parameters, in lower case."""
+    for name, value in head.headers:
+        if name == b"content-type":
+            return value.decode("latin-1").partition(";")[0].strip().lower()
+    return ""
 
 
 def _content_length(head: h11.Request) -> int:

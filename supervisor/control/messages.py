@@ -11,11 +11,12 @@ from capsuled.supervisor.control.streams import Follower
 
 
 class Request(NamedTuple):
-    """`target` is ASCII and still percent-encoded; `body` is within its bound."""
+    """`target` is ASCII and still percent-encoded; `body` is within its bound, `media` what it says it is."""
 
     method: str
     target: str
     body: bytes
+    media: str = ""
 
 
 class Answer(NamedTuple):

@@ -134,6 +134,25 @@ class Operations(Protocol):
         """``{"balanced", "epoch", "capsules", "subscriptions"}``. Async: the backbone is another process."""
         ...
 
+    async def publish(self, topic: str, payload: bytes) -> int:
+        """Publish one CBOR item on the operator's behalf; returns its global sequence number.
+
+        `topic` is well-formed and not the supervisor's own, `payload` is of the accepted form. Raises `Failed`.
+        """
+        ...
+
+    def tap(self, pattern: str) -> AbstractContextManager[Follower]:
+        """Messages that match `pattern` from now on, under the same promise as `follow_events`."""
+        ...
+
+    async def trace(self, seq: int) -> JsonObject:
+        """``{"id", "hops": [{"time", "topic", "source", "principal", "seq", "cause"}], "cut"}``
+
+        The chain of causes that the message `seq` belongs to, its first cause first; no hops when it is not
+        remembered. Raises `Failed`.
+        """
+        ...
+
     def acl(self, capsule: str, verb: AclVerb, topic: str) -> JsonObject:
         """``{"capsule", "verb", "topic", "allowed", "grant"}``; `grant` is None when none says so.
 

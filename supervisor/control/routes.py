@@ -6,6 +6,7 @@ enforced. Paths are matched segment by segment; `{name}` is any one segment that
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -14,7 +15,7 @@ from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from capsuled.proto import topics
+from capsuled.proto import payloads, topics
 from capsuled.proto.control import Level
 from capsuled.supervisor.control import messages, parameters, shapes
 from capsuled.supervisor.control.errors import (
@@ -50,6 +51,7 @@ class Call(NamedTuple):
     names: Mapping[str, str]
     given: Parameters
     held: ExitStack
+    request: Request
 
 
 Handler = Callable[[Call], Answer | Streamed | Awaitable[Answer]]
@@ -99,19 +101,53 @@ async def _bus(call: Call) -> Answer:
     return _document(await call.operations.bus())
 
 
+async def _publish(call: Call) -> Answer:
+    topic = _topic(call, topics.split)
+    if topic.split(topics.SEPARATOR)[0] == topics.RESERVED:
+        raise BadParameter("topic", topic, f"'{topics.RESERVED}' is the supervisor's own")
+    seq = await call.operations.publish(topic, _payload(call.request))
+    return _document({"topic": topic, "seq": seq})
+
+
+def _payload(request: Request) -> bytes:
+    """The body as one CBOR item: it is one already, or JSON (which curl sends as a form, if not told otherwise)."""
+    try:
+        if request.media == shapes.CBOR:
+            payloads.check(request.body)
+            return request.body
+        return payloads.encode(json.loads(request.body))
+    except (payloads.NotCbor, ValueError, RecursionError) as exc:
+        kind = "CBOR" if request.media == shapes.CBOR else "JSON"
+        raise Malformed(f"cannot publish the body: it is no {kind} of the accepted form: {exc}") from exc
+
+
+def _tap(call: Call) -> Streamed:
+    pattern = _topic(call, topics.split, "pattern")
+    return Streamed(b"", call.held.enter_context(call.operations.tap(pattern)))
+
+
+async def _trace(call: Call) -> Answer:
+    text = parameters.required(call.given, "id", "write the seq of a message")
+    if not (text.isascii() and text.isdigit() and len(text) <= 20):
+        raise BadParameter("id", text, "write the seq of a message, a number")
+    return _document(await call.operations.trace(int(text)))
+
+
+def _topic(call: Call, split: Callable[[str], object], name: str = "topic") -> str:
+    text = parameters.required(call.given, name, "write a topic, segments between dots")
+    try:
+        split(text)
+    except topics.TopicError as exc:
+        raise BadParameter(name, text, str(exc)) from exc
+    return text
+
+
 def _acl(call: Call) -> Answer:
     capsule = parameters.required(call.given, "capsule", "write the name of a capsule")
     verb = parameters.choice(call.given, "verb", ACL_VERBS)
     if verb is None:
         raise BadParameter("verb", None, f"write {' or '.join(ACL_VERBS)}")
-    topic = parameters.required(call.given, "topic", "write a topic, or a pattern to subscribe to")
-    try:
-        if verb == "subscribe":
-            topics.split_subscribable(topic)
-        else:
-            topics.split(topic)
-    except topics.TopicError as exc:
-        raise BadParameter("topic", topic, str(exc)) from exc
+    topic = _topic(call, topics.split_subscribable if verb == "subscribe" else topics.split)
     return _document(call.operations.acl(capsule, verb, topic))
 
 
@@ -158,6 +194,9 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/v1/capsules/{name}/logs", Level.READ, ("follow", "lines", "since"), _logs),
     Route("GET", "/v1/capsules/{name}/why", Level.READ, (), _why),
     Route("GET", "/v1/bus", Level.READ, (), _bus),
+    Route("POST", "/v1/bus/publish", Level.ADMIN, ("topic",), _publish),
+    Route("GET", "/v1/bus/tap", Level.ADMIN, ("pattern",), _tap),
+    Route("GET", "/v1/bus/trace", Level.READ, ("id",), _trace),
     Route("GET", "/v1/acl", Level.READ, ("capsule", "verb", "topic"), _acl),
     Route("GET", "/v1/events", Level.READ, ("follow", "since"), _events),
     Route("GET", "/v1/health", Level.READ, ("level",), _health),
@@ -178,7 +217,7 @@ async def respond(
                 f"{level.name.lower()}: ask as root, or as a member of a group with that level",
                 {"needs": route.level.name.lower(), "has": level.name.lower()},
             )
-        call = Call(operations, names, parameters.parse(query, route.parameters), held)
+        call = Call(operations, names, parameters.parse(query, route.parameters), held, request)
         outcome = route.handler(call)
         return outcome if isinstance(outcome, (Answer, Streamed)) else await outcome
     except Refused as refused:

@@ -11,6 +11,7 @@ JsonObject = Mapping[str, Json]
 
 JSON = "application/json"
 JSON_LINES = "application/x-ndjson"
+CBOR = "application/cbor"
 
 
 def line(value: JsonObject) -> bytes:

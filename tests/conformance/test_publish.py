@@ -104,6 +104,7 @@ class Cast:
         self._refused(stage)
         self._over_rate(stage)
         self._messages(stage)
+        self._computes(stage)
         self._kernel(stage)
         self._causes(stage)
 
@@ -156,6 +157,19 @@ class Cast:
         self.echo = stage.add(
             "echo", program, publish=["echo.*"], subscribe=["echo.*"], principal="echo@example"
         )
+
+    def _computes(self, stage: Stage) -> None:
+        """It answers, and then computes for a while without a call."""
+        program = Program()
+        handle = program.call("ipc_subscribe", text("busy"))
+        program.call("ipc_publish", text("busy"), GOOD)
+        program.call("ipc_recv", handle, 20_000, buffer(1000))
+        self.answering = program.call("clock_ms")
+        program.call("ipc_publish", text("busy"), GOOD, quiet=True)
+        program.loop(300_000_000, program.part())
+        self.computed = program.call("clock_ms")
+        self.answer = program.call("ipc_recv", handle, 20_000, buffer(1000))
+        self.busy = stage.add("busy", program, publish=["busy"], subscribe=["busy"])
 
     def _kernel(self, stage: Stage) -> None:
         """`*` reaches nothing that is the supervisor's own; its name spelled out does."""
@@ -282,6 +296,14 @@ def test_a_capsule_receives_what_it_publishes_with_the_hosts_stamps(guests: Cast
     for message in messages:
         assert guests.echo.value(guests.before) <= message["time"] <= guests.echo.value(guests.after)
     assert abs(guests.echo.value(guests.after) - time.time() * 1000) < 600_000
+
+
+def test_a_publish_does_not_wait_for_the_next_call(guests: Cast) -> None:
+    """What a guest publishes after a receive is on its way while it computes, and not only when it has."""
+    answering, computed = guests.busy.value(guests.answering), guests.busy.value(guests.computed)
+    (message,) = guests.busy.envelope(guests.answer)["messages"]
+    assert computed - answering > 20
+    assert message["time"] < (answering + computed) / 2
 
 
 def test_a_wildcard_grant_does_not_reach_the_kernels_topics(guests: Cast) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cbor2
 import pytest
+
 from capsuled.proto import envelopes
 from capsuled.proto.refusals import Errno
 

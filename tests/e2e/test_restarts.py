@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import threading
+from contextlib import suppress
 
 import pytest
 
@@ -137,10 +138,8 @@ def test_whatever_operators_do_desired_and_observed_agree_in_the_end(daemon: Dae
         if action == "signal":
             pid = daemon.of(name)["pid"]
             if pid is not None:
-                try:
+                with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
             continue
         answer = daemon.act(name, action)
         assert answer.status in (202, 409), (name, action, answer)

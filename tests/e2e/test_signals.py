@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -93,10 +94,8 @@ def test_a_signal_while_it_starts(daemon: Daemon, milliseconds: int) -> None:
     """Whenever TERM comes, it ends, nothing of it is left, no traceback is shown, and a new start succeeds."""
     daemon.capsule("sleeper", lives.sleeper(), subscribe=lives.QUIET)
     process = daemon.launch()
-    try:
+    with suppress(subprocess.TimeoutExpired):
         process.wait(milliseconds / 1000)  # no waiting for something: another moment each time
-    except subprocess.TimeoutExpired:
-        pass
     daemon.process = process
     descendants = Watched(daemon.children())
     process.send_signal(signal.SIGTERM)

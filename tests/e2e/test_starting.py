@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
@@ -202,9 +203,9 @@ def test_check_tells_every_fault(daemon: Daemon) -> None:
     (daemon.folder / "capsuled.toml").write_text(
         'capsules = ["capsules"]\nruntime_dir = "rt"\nstate_dir = "st"\n'
     )
+    command = [sys.executable, "-m", "capsuled.supervisor.commands.capsuled", "check", "--config"]
     found = subprocess.run(
-        [sys.executable, "-m", "capsuled.supervisor.commands.capsuled", "check"]
-        + ["--config", str(daemon.folder / "capsuled.toml")],
+        [*command, str(daemon.folder / "capsuled.toml")],
         cwd=daemon.folder,
         capture_output=True,
         text=True,
@@ -263,8 +264,7 @@ def _ask_as(daemon: Daemon, uid: int, request: bytes, gid: int | None = None) ->
         finally:
             os.seteuid(0)
             os.setegid(own)
-        try:
+        # Refused at accept, it is the answer that is there to be read.
+        with suppress(BrokenPipeError, ConnectionResetError):
             sock.sendall(request)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # refused at accept: the answer is there to be read
         return sock.recv(4096)

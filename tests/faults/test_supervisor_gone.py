@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -53,10 +54,8 @@ def test_nothing_outlives_it_while_it_starts(daemon: Daemon, milliseconds: int) 
     for number in range(6):
         daemon.capsule(f"sleeper-{number}", lives.sleeper(), subscribe=lives.QUIET)
     process = daemon.launch()
-    try:
+    with suppress(subprocess.TimeoutExpired):
         process.wait(milliseconds / 1000)  # no waiting for something: another moment each time
-    except subprocess.TimeoutExpired:
-        pass
     # It is stopped while we look, so that no child comes between the look and the kill.
     process.send_signal(signal.SIGSTOP)
     os.waitid(os.P_PID, process.pid, os.WSTOPPED)

@@ -13,7 +13,7 @@ GREETING = '[[interceptor]]\nevent = "beat.*"\naction = "on_beat"\n'
 
 
 def put(daemon: Daemon) -> None:
-    """Write `talker`, who publishes a beat each 5 ms, `listener`, who subscribes to it, and `auditor`, an interceptor."""
+    """Write `talker`, with a beat each 5 ms, `listener`, who subscribes to it, and `auditor`, an interceptor."""
     talker = Program()
     handle = talker.call("ipc_subscribe", text("quiet.never"), quiet=True)
     talker.call("ready", quiet=True)

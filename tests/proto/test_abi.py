@@ -15,6 +15,9 @@ HEADER = Path(__file__).resolve().parents[2] / "proto/capsule.h"
 IMPORTS = """
 ipc_publish         topic topic_len payload payload_len                   -> i32
 ipc_publish_caused  topic topic_len payload payload_len cause:i64         -> i32
+ipc_request         topic topic_len payload payload_len timeout_ms        -> i32
+ipc_reply           request:i64 payload payload_len                       -> i32
+ipc_decline         request:i64 reason reason_len                         -> i32
 ipc_subscribe       pattern pattern_len                                   -> i32
 ipc_unsubscribe     handle                                                -> i32
 ipc_poll            handle buf cap                                        -> i32
@@ -30,7 +33,8 @@ random              buf len                                               -> i32
 ready                                                                     -> i32
 cancelled                                                                 -> i32
 """
-"""Version 1, which guests are compiled for: a change is a new version. Parameters are i32 where not said."""
+"""Version 1, which guests are compiled for: what is added breaks none of them, any other change is a new version.
+Parameters are i32 where not said."""
 
 USES = """
 #include "capsule.h"

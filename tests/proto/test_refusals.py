@@ -11,6 +11,8 @@ NUMBERS = {
     "BADF": 8,
     "BADMSG": 9,
     "CANCELED": 11,
+    "CONNREFUSED": 14,
+    "CONNRESET": 15,
     "DQUOT": 19,
     "FAULT": 21,
     "ILSEQ": 25,
@@ -23,6 +25,7 @@ NUMBERS = {
     "NOSYS": 52,
     "PERM": 63,
     "SPIPE": 70,
+    "TIMEDOUT": 73,
     "NOTCAPABLE": 76,
 }
 """WASI preview 1, in its order: guests are compiled with these numbers."""

@@ -246,17 +246,41 @@ def test_a_sleep_ends_with_the_cancellation(world: World) -> None:
 
 def test_news_of_room_that_a_receive_has_eaten_is_asked_for(world: World) -> None:
     """What waits is sent before the guest waits, though the descriptor will not tell again that there is room."""
+    waits: list[str] = []
+    world.ipc.before_wait = lambda: waits.append("for ever")
     handle = world.ipc.subscribe(b"a")
     world.edge.kinds()
     world.edge.room, world.edge.room_after_receive = 0, 10
     world.edge.answer = lambda record: self_message(world, record)
     world.ipc.publish(b"a", ITEM, 0)
-    assert payloads(world.ipc.receive(handle, LONG_MS, 1000)) == ["echo"]
+    assert payloads(world.ipc.receive(handle, 1000, 1000)) == ["echo"]
+    assert waits == []
 
 
 def self_message(world: World, record: Up) -> None:
     if record.kind == UpKind.PUBLISH:
         world.message("a", "echo")
+
+
+def test_a_publish_goes_at_once_unless_another_just_went(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first leaves with its call, whatever was received before it; what comes in its wake with a later call."""
+    monkeypatch.setattr(ipc_module, "FLUSH_SECONDS", 0.001)
+    handle = world.ipc.subscribe(b"a")
+    world.edge.kinds()
+    time.sleep(0.001)
+    world.message("a", 1)
+    world.ipc.receive(handle, LONG_MS, 1000)
+    world.ipc.publish(b"b", ITEM, 0)
+    assert world.edge.kinds() == [(UpKind.PUBLISH, 0)]
+    monkeypatch.setattr(ipc_module, "FLUSH_SECONDS", 1000.0)
+    world.ipc.publish(b"b", ITEM, 0)
+    world.ipc.flush_due()
+    assert world.edge.kinds() == []
+    monkeypatch.setattr(ipc_module, "FLUSH_SECONDS", 0.0)
+    world.ipc.flush_due()
+    assert world.edge.kinds() == [(UpKind.PUBLISH, 1)]
 
 
 def test_without_room_a_publish_is_told_to_try_again(make_world: Callable[[Order], World]) -> None:
@@ -337,6 +361,10 @@ def test_a_late_refusal_is_not_another_subscriptions(world: World, monkeypatch: 
     handle = world.ipc.subscribe(b"a")
     world.message("a", 1)
     assert payloads(world.ipc.poll(handle, 1000)) == [1]
+    world.edge.kinds()
+    world.greet()
+    world.ipc.poll(handle, 1000)
+    assert world.edge.kinds() == [(UpKind.HELLO, 0)]
 
 
 def test_a_cancelled_guest_piles_up_no_requests(world: World) -> None:

@@ -136,6 +136,21 @@ class Daemon:
             self.abandoned.set()
             raise
 
+    async def publish(self, topic: str, payload: bytes) -> int:
+        self.asked.append(("publish", topic, payload))
+        return 7
+
+    @contextmanager
+    def tap(self, pattern: str) -> Generator[Follower, None, None]:
+        self.asked.append(("tap", pattern))
+        with self.happenings.follow() as follower:
+            self.followed.set()
+            yield follower
+
+    async def trace(self, seq: int) -> JsonObject:
+        self.asked.append(("trace", seq))
+        return {"id": seq, "hops": [], "cut": False}
+
     def logs(self, name: str, lines: int, since: datetime | None) -> Sequence[JsonObject]:
         self.asked.append(("logs", name, lines, since))
         self.capsule(name)

@@ -30,8 +30,8 @@ from capsuled.sandbox.subscription import NOT_YET, Subscription
 from capsuled.sandbox.supervisor import Supervisor
 
 FLUSH_SECONDS = 0.001
-"""So that only what comes in bursts is gathered into frames: a publish goes at once unless another went in this
-time, and then with the next host call after it. A guest that computes without a call keeps the end of a burst."""
+"""So that only what comes in bursts is gathered into frames: a publish goes at once unless another just did, and
+then with the next host call after this time. A guest that computes without a call keeps the end of its burst."""
 
 FRAMES_PER_DRAIN = 64
 """Frames read in one go, so that a flood of messages cannot keep a call from returning."""
@@ -346,6 +346,7 @@ class Ipc:
         True when there may be more to read: the edge must not be waited for then.
         """
         self._flush()
+        self._last_flush = 0.0  # so that the answer to what is received goes at once
         receive = self._edge.receive
         for _ in range(FRAMES_PER_DRAIN):
             frame = receive()

@@ -175,6 +175,7 @@ class Bus:
     async def _live(self, answered: Callable[[], None]) -> None:
         with ExitStack() as stack:
             mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            stack.enter_context(mine)
             life, hold = os.pipe2(os.O_CLOEXEC)
             # The write end is held for as long as this backbone is ours, and by nobody else: when it is closed, which
             # the kernel does at our death whatever its cause, the backbone is killed.

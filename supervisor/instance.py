@@ -220,7 +220,7 @@ class Instance:
         with trio.socket.from_stdlib_socket(control.dup()) as packets:
             for _ in range(MAX_REPORTS):
                 try:
-                    packet = await packets.recv(reports.MAX_BYTES)
+                    packet = await packets.recv(reports.MAX_BYTES + 1)  # or a longer one would be cut to it
                 except ConnectionError:
                     return
                 if not packet:

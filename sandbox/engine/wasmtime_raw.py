@@ -2,7 +2,7 @@
 
 The library comes with PyPI's `wasmtime`; that package's own Python layer is not imported. It converts what a host
 function gets and returns value by value, which makes a call 15 to 20 times dearer than one of wasmer, and
-importing its 800 declarations takes 45 ms of each worker's start. A test compares the declarations below with
+importing its 744 declarations takes 45 ms of each worker's start. A test compares the declarations below with
 those of the package, which are generated from the C headers. The C API changes with each release: 50 only.
 
 Ownership, by the headers: `*_new` gives an object to us, `*_delete` takes it; a function, memory or instance is

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import cast
 
 import pytest
 
-ENGINES = ["wasmer"]
+ENGINES = ["wasmer", "wasmtime"] if sys.version_info < (3, 11) else ["wasmtime"]
 """Each test runs on each of them: whatever a guest can tell apart is a defect."""
 
 

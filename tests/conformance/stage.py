@@ -142,10 +142,12 @@ class Stage:
 
 @contextmanager
 def stage(engine: str) -> Generator[Stage, None, None]:
-    """An empty stage. At the end nothing of it may be left."""
+    """An empty stage. At the end its ledger must balance, and nothing of it may be left."""
     with support.daemon() as daemon:
         yield Stage(daemon, engine)
         if daemon.process is not None:
+            bus = daemon.get("/v1/bus")
+            assert bus["balanced"], bus["faults"]
             assert daemon.stop() == 0, daemon.log()
         assert daemon.left() == []
 

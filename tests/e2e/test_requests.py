@@ -18,9 +18,14 @@ AT = 1024
 ANSWER = text(cbor2.dumps({"n": 21}))
 
 
-ASKS = {"publish": ["ask.it"], "subscribe": ["ask.here"]}
-ANSWERS = {"publish": ["ask.here"], "subscribe": ["ask.it"]}
-HERE = 'ipc_retain = ["ask.here"]\n'
+def add_asker(daemon: Daemon, program: Program, package: str = "") -> None:
+    daemon.capsule("asker", program.wasm(), publish=["ask.it"], subscribe=["ask.here"], package=package)
+
+
+def add_responder(daemon: Daemon, name: str, program: Program, extra: str = "") -> None:
+    """It retains that it is here, so that the asker may start before it or after it."""
+    extra = f'ipc_retain = ["ask.here"]\n{extra}'
+    daemon.capsule(name, program.wasm(), publish=["ask.here"], subscribe=["ask.it"], extra=extra)
 
 
 def asker(timeout: int = 20_000, waits: bool = True) -> Program:
@@ -78,8 +83,8 @@ def outcome(daemon: Daemon) -> list[Called]:
 
 def test_a_request_is_answered_by_whom_it_was_sent_to(daemon: Daemon) -> None:
     """The answer comes on the request's own handle, names its request as cause, and carries the asker's principal."""
-    daemon.capsule("responder", responder("reply", principal="somebody").wasm(), **ANSWERS, extra=HERE)
-    daemon.capsule("asker", asker().wasm(), **ASKS, package='principal = "somebody"')
+    add_responder(daemon, "responder", responder("reply", principal="somebody"))
+    add_asker(daemon, asker(), package='principal = "somebody"')
     daemon.start()
     request, received, _, after = outcome(daemon)
     assert request.result > 0
@@ -103,10 +108,8 @@ def test_a_request_is_answered_by_whom_it_was_sent_to(daemon: Daemon) -> None:
 )
 def test_a_request_always_ends(daemon: Daemon, answers: tuple[str, ...], errno: Errno, sentence: str) -> None:
     """A refusal, a crash and a return of the responder end the request with an error, long before its timeout."""
-    daemon.capsule(
-        "responder", responder(*answers).wasm(), **ANSWERS, extra=HERE + '[supervision]\nrestart = "never"\n'
-    )
-    daemon.capsule("asker", asker().wasm(), **ASKS)
+    add_responder(daemon, "responder", responder(*answers), '[supervision]\nrestart = "never"\n')
+    add_asker(daemon, asker())
     daemon.start()
     _, received, told, _ = outcome(daemon)
     assert received.result == -errno
@@ -115,7 +118,7 @@ def test_a_request_always_ends(daemon: Daemon, answers: tuple[str, ...], errno: 
 
 def test_a_request_that_nobody_hears_fails_at_once(daemon: Daemon) -> None:
     """Without a subscriber there is nobody to wait for."""
-    daemon.capsule("asker", asker(waits=False).wasm(), **ASKS)
+    add_asker(daemon, asker(waits=False))
     daemon.start()
     _, received, told, _ = daemon.results("asker", 4)[-4:]
     assert received.result == -Errno.CONNREFUSED
@@ -127,8 +130,8 @@ def test_a_request_without_an_answer_times_out(daemon: Daemon) -> None:
     silent = responder()
     handle = silent.call("ipc_subscribe", text("ask.it"))
     silent.call("ipc_recv", handle, 60_000, buffer(4096))
-    daemon.capsule("silent", silent.wasm(), **ANSWERS, extra=HERE)
-    daemon.capsule("asker", asker(timeout=300).wasm(), **ASKS)
+    add_responder(daemon, "silent", silent)
+    add_asker(daemon, asker(timeout=300))
     daemon.start()
     _, received, told, _ = outcome(daemon)
     assert received.result == -Errno.TIMEDOUT

@@ -23,7 +23,7 @@ from capsuled.proto.reports import Cancel
 from capsuled.sandbox import ipc as ipc_module
 from capsuled.sandbox import supervisor as supervisor_module
 from capsuled.sandbox.edge import Edge
-from capsuled.sandbox.ipc import Ipc
+from capsuled.sandbox.ipc import FLUSH_SECONDS, Ipc
 from capsuled.sandbox.outgoing import MAX_BYTES
 from capsuled.sandbox.page import Page
 from capsuled.sandbox.supervisor import Supervisor
@@ -265,20 +265,19 @@ def self_message(world: World, record: Up) -> None:
 def test_a_publish_goes_at_once_unless_another_just_went(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first leaves with its call, whatever was received before it; what comes in its wake with a later call."""
-    monkeypatch.setattr(ipc_module, "FLUSH_SECONDS", 0.001)
+    """The first after a receive leaves with its call; what comes in its wake with a later one, when it is due."""
+    now = time.monotonic() + 1.0
+    monkeypatch.setattr(ipc_module, "time", SimpleNamespace(monotonic=lambda: now))
     handle = world.ipc.subscribe(b"a")
     world.edge.kinds()
-    time.sleep(0.001)
     world.message("a", 1)
     world.ipc.receive(handle, LONG_MS, 1000)
     world.ipc.publish(b"b", ITEM, 0)
     assert world.edge.kinds() == [(UpKind.PUBLISH, 0)]
-    monkeypatch.setattr(ipc_module, "FLUSH_SECONDS", 1000.0)
     world.ipc.publish(b"b", ITEM, 0)
     world.ipc.flush_due()
     assert world.edge.kinds() == []
-    monkeypatch.setattr(ipc_module, "FLUSH_SECONDS", 0.0)
+    now += FLUSH_SECONDS
     world.ipc.flush_due()
     assert world.edge.kinds() == [(UpKind.PUBLISH, 1)]
 

@@ -26,9 +26,7 @@ RUN = '(func (export "run"))'
 @pytest.fixture(scope="module")
 def wat() -> Wat:
     """From WebAssembly's text to a module."""
-    # Where wasmer is not for this Python, PyPI has a stub of it that cannot be imported.
-    pytest.importorskip("wasmer", reason="wasmer is for CPython 3.10", exc_type=ImportError)
-    compiled: Wat = import_module("wasmer").wat2wasm
+    compiled: Wat = import_module("wasmtime").wat2wasm
     return compiled
 
 

@@ -160,6 +160,8 @@ def test_what_does_not_speak_zeromq(backbone: Backbone) -> None:
         listener.listen(1)
         listener.settimeout(DEADLINE)
         backbone.tell(attach_path(9, path))
+        # ZeroMQ overlooks what breaks the protocol before its own connect() has returned; nothing is sent there.
+        backbone.ping()
         connection, _ = listener.accept()
         with connection:
             # A greeting of version 3 with a mechanism that is none.

@@ -15,11 +15,13 @@ from capsuled.supervisor.bus import Bus, BusDown
 from capsuled.supervisor.capsule import Capsule, Surroundings
 from capsuled.supervisor.catalogue import Entry
 from capsuled.supervisor.control.operations import (
+    AclVerb,
     Conflict,
     Failed,
     NoSuchCapsule,
     ShuttingDown,
     Verb,
+    Wait,
     WaitTimedOut,
 )
 from capsuled.supervisor.faults import Fault
@@ -59,33 +61,29 @@ class Stage:
         self.ended = False
         self.service = Service(self.bus, [Fault("bad/Capsule.toml", "package.name", "missing")], self._end)
         self._around = Surroundings(
-            nursery, self.bus, Path("/none"), lambda: 1, self.service.event, lambda *_: None
+            nursery, self.bus, Path("/none"), lambda: 1, self.service.event, self._forget
         )
         self.echo, self.idle = self._capsule("echo"), self._capsule("idle")
 
     def _end(self) -> None:
         self.ended = True
 
+    def _forget(self, _name: str, _what: object) -> None:
+        """Ends and lines go nowhere."""
+
     def _capsule(self, name: str) -> Capsule:
         read = parse(MANIFEST.format(name=name, hash="0" * 64), "Capsule.toml", Limits(), False)
         made = Still(
             Entry(read, Path("Capsule.toml"), Path("m.wasm")),
             self._around,
-            LogBook(name, 10, 1 << 20, lambda *_: None),
+            LogBook(name, 10, 1 << 20, self._forget),
         )
         self.service.add(made)
         return made
 
-    async def act(self, verb: Verb, **waiting: str | float) -> State:
+    async def act(self, verb: Verb, wait: Wait | None = None, timeout: float | None = None) -> State:
         """Do it to `echo`; returns its state then."""
-        wait, timeout = waiting.get("wait"), waiting.get("timeout")
-        assert wait in ("ready", "down", None)
-        await self.service.act(
-            "echo",
-            verb,
-            wait=wait,
-            timeout=None if timeout is None else float(timeout),  # type: ignore[arg-type]
-        )
+        await self.service.act("echo", verb, wait=wait, timeout=timeout)
         return self.echo.state
 
 
@@ -102,7 +100,12 @@ def test_who_is_not_there() -> None:
     """Every question about a name that no manifest has is refused by it."""
 
     async def play(stage: Stage, _: trio.Nursery) -> None:
-        for ask in (stage.service.capsule, stage.service.why, lambda name: stage.service.logs(name, 1, None)):
+        asking: tuple[Callable[[str], object], ...] = (
+            stage.service.capsule,
+            stage.service.why,
+            lambda name: stage.service.logs(name, 1, None),
+        )
+        for ask in asking:
             with pytest.raises(NoSuchCapsule, match="nobody"):
                 ask("nobody")
         with pytest.raises(NoSuchCapsule, match="nobody"):
@@ -121,7 +124,7 @@ def test_who_is_not_there() -> None:
         (Verb.RESET, "down"),
     ],
 )
-def test_a_request_that_contradicts_itself_changes_nothing(verb: Verb, wait: str) -> None:
+def test_a_request_that_contradicts_itself_changes_nothing(verb: Verb, wait: Wait) -> None:
     """To start and wait until it is down is refused, and it is not started."""
 
     async def play(stage: Stage, _: trio.Nursery) -> None:
@@ -294,11 +297,11 @@ def test_status_counts_and_names() -> None:
         ("subscribe", "in.two", None),
     ],
 )
-def test_acl(verb: str, topic: str, grant: str | None) -> None:
+def test_acl(verb: AclVerb, topic: str, grant: str | None) -> None:
     """Allowed is what a grant says, and that grant is named."""
 
     async def play(stage: Stage, _: trio.Nursery) -> None:
-        found = stage.service.acl("echo", verb, topic)  # type: ignore[arg-type]
+        found = stage.service.acl("echo", verb, topic)
         assert (found["allowed"], found["grant"]) == (grant is not None, grant)
 
     staged(play)
@@ -309,7 +312,7 @@ def test_the_newest_events_are_kept() -> None:
 
     async def play(stage: Stage, _: trio.Nursery) -> None:
         for number in range(KEPT_EVENTS + 1):
-            stage.service.event({"n": number})
+            stage.service.event({"n": number, "capsule": "echo", "event": "ready"})
         kept = stage.service.events(None)
         assert [kept[0]["n"], kept[-1]["n"], len(kept)] == [1, KEPT_EVENTS, KEPT_EVENTS]
         assert stage.service.events(clock.now()) == []
@@ -321,7 +324,7 @@ def test_the_ledger_without_a_backbone() -> None:
     """It cannot be read, and that says when to try again."""
 
     async def play(stage: Stage, _: trio.Nursery) -> None:
-        with pytest.raises(Failed, match="cannot read the ledger: .* try again"):
+        with pytest.raises(Failed, match=r"cannot read the ledger: .* try again"):
             await stage.service.bus()
         with pytest.raises(BusDown):
             await stage.bus.figures()

@@ -35,6 +35,11 @@ def python(
         )
 
 
+async def until(process: Process, what: int) -> None:
+    """Wait until it has ended or been stopped, without reaping it."""
+    await trio.to_thread.run_sync(os.waitid, os.P_PID, process.pid, what | os.WNOWAIT)
+
+
 async def said(code: str, *, environment: Mapping[str, str] | None = None) -> str:
     """What a process of this code prints."""
     reader, writer = os.pipe()
@@ -94,14 +99,16 @@ def test_once_it_is_reaped_nobody_is_signalled() -> None:
 
     async def main() -> None:
         process = python("pass")
-        assert not process.gone
+        before = process.gone
         await process.wait()
-        assert process.gone
-        assert not Path(f"/proc/{process.pid}").exists()
+        gone.extend((before, process.gone))
+        assert str(process.pid) not in os.listdir("/proc")
         process.signal(signal.SIGKILL)
         process.kill()
 
+    gone: list[bool] = []
     run(main)
+    assert gone == [False, True]
 
 
 def test_a_zombie_may_be_signalled() -> None:
@@ -109,7 +116,7 @@ def test_a_zombie_may_be_signalled() -> None:
 
     async def main() -> None:
         process = python("pass")
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        await until(process, os.WEXITED)
         process.signal(signal.SIGTERM)
         process.kill()
         assert (await process.wait()).status == 0
@@ -145,7 +152,7 @@ def test_a_stopped_process_is_killed() -> None:
     async def main() -> None:
         process = python("import time; time.sleep(1000)")
         process.signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+        await until(process, os.WSTOPPED)
         process.kill()
         assert (await process.wait()).signal == signal.SIGKILL
 

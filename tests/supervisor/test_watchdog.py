@@ -10,7 +10,6 @@ import pytest
 
 from capsuled.proto import ledger
 from capsuled.proto.ledger import Claims, Total
-from capsuled.supervisor import watchdog
 from capsuled.supervisor.watchdog import LOOKS, Watchdog
 
 SECONDS = 1.0
@@ -37,7 +36,7 @@ class Process:
 @pytest.fixture(autouse=True)
 def process(monkeypatch: pytest.MonkeyPatch) -> type[Process]:
     monkeypatch.setattr(Process, "used", 0.0)
-    monkeypatch.setattr(watchdog.psutil, "Process", Process)
+    monkeypatch.setattr(psutil, "Process", Process)
     return Process
 
 

@@ -5,9 +5,9 @@ inherited, and the backbone connects; after a restart it simply connects again.
 
 A connection that breaks ZeroMQ's protocol (`MAXMSGSIZE` is part of it) is not made again: ZeroMQ takes the
 socket's only pipe away, and `Edge.look` sees it. (ZeroMQ itself overlooks what comes before its connect() has
-returned. Such an edge stays unverified: nothing is ever sent to it.) One that the worker merely closes is made again by ZeroMQ for as
-long as somebody listens. No honest worker closes and listens on, and none is greeted twice: who does so hears
-nothing new and harms itself.
+returned. Such an edge stays unverified: nothing but the greeting is ever sent to it.) A connection that the worker
+merely closes is made again by ZeroMQ for as long as somebody listens. No honest worker closes and listens on, and
+none is greeted twice: who does so hears nothing new and harms itself.
 """
 
 from __future__ import annotations

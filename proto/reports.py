@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Literal, get_args
 
 import cbor2
 
-MAX_BYTES = 16 * 1024
-"""Largest packet; a longer text is cut by its sender."""
+MAX_BYTES = 64 * 1024
+"""Largest packet: two texts of `MAX_TEXT` characters, which may need four bytes each, and room to spare."""
 
 MAX_TEXT = 4 * 1024
 """Longest message or backtrace in a report, in characters."""

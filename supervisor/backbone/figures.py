@@ -42,14 +42,17 @@ class Figures(TypedDict):
     """Of subscriptions that have ended, without what waited for them then: what is not lagged was sent."""
     closed_lagged: int
     requests: int
-    """Of it that were routed; each ends answered or failed, or with it."""
+    """That it has made: answered + failed + waiting."""
     answered: int
     failed: int
+    waiting: int
+    late: int
+    """Answers that it gave when the request was over already."""
     subscriptions: list[SubscriptionFigures]
 
 
-def figures(member: Member) -> Figures:
-    """The figures of a member. The counts of all cached routes must have been settled."""
+def figures(member: Member, waiting: int) -> Figures:
+    """The figures of a member. The counts of all cached routes must have been settled; `waiting` are its requests."""
     outbox = member.outbox
     queued = outbox.queued()
     return {
@@ -67,6 +70,8 @@ def figures(member: Member) -> Figures:
         "requests": member.requests,
         "answered": member.answered,
         "failed": member.failed,
+        "waiting": waiting,
+        "late": member.late,
         "subscriptions": [
             {
                 "handle": each.handle,

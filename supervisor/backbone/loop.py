@@ -10,6 +10,7 @@ there is room to send, and news that nobody takes would wake the loop for ever.
 from __future__ import annotations
 
 import heapq
+import math
 import os
 import select
 import socket
@@ -17,15 +18,15 @@ import time
 import traceback
 from typing import NoReturn
 
-from capsuled.proto import spine, topics
+from capsuled.proto import topics
 from capsuled.proto.records import RecordError, max_frame
 from capsuled.supervisor.backbone import edges, protocol
 from capsuled.supervisor.backbone.channel import Channel, SupervisorGone
+from capsuled.supervisor.backbone.display import Display
 from capsuled.supervisor.backbone.edges import Edge, PeerMismatch
 from capsuled.supervisor.backbone.protocol import Json, Settings
 from capsuled.supervisor.backbone.router import Router
 from capsuled.supervisor.backbone.spine import Spine
-from capsuled.supervisor.backbone.watchers import Seen
 
 FRAMES_PER_TURN = 32
 """Frames read from one edge before the next one has its turn."""
@@ -61,9 +62,7 @@ class Loop:
         self._untold: list[Edge] = []
         self._paused: list[tuple[float, int]] = []
         """Heap of when to read which member again."""
-        self._spine: Spine | None = None
-        self._spine_news = False
-        self._tap_lost: dict[int, int] = {}
+        self._display = Display(self._channel, self._router, None)
 
     def run(self) -> None:
         """Until the supervisor says stop. Raises `SupervisorGone` when it is gone instead."""
@@ -74,22 +73,19 @@ class Loop:
             now_ms = time.time_ns() // 1_000_000
             for edge in list(self._ready):
                 self._read(edge, now, now_ms)
-            if self._spine_news:
-                self._take_spine(now_ms)
+            self._display.take(now_ms)
             self._flush()
-            self._show()
+            self._display.show(now)
             self._write()
         for edge in self._by_fd.values():
             edge.close()
-        if self._spine is not None:
-            self._spine.close()
+        self._display.close()
 
     def _timeout(self) -> float:
-        if self._ready or self._spine_news or self._router.flush:
+        if self._ready or self._display.news or self._router.flush:
             return 0.0
-        if self._paused:
-            return min(max(0.0, self._paused[0][0] - time.monotonic()), LONGEST_WAIT)
-        return LONGEST_WAIT
+        due = min(self._display.due, self._paused[0][0] if self._paused else math.inf)
+        return min(max(0.0, due - time.monotonic()), LONGEST_WAIT)
 
     def _hear(self, events: list[tuple[int, int]]) -> None:
         # Edges first: a command may detach a member, whose last frames came before it.
@@ -100,7 +96,7 @@ class Loop:
             elif fd in self._by_fd:
                 self._ready[self._by_fd[fd]] = None
             else:
-                self._spine_news = True
+                self._display.news = True
         if commands:
             for message in self._channel.receive():
                 self._obey(message)
@@ -233,12 +229,9 @@ class Loop:
             case "publish":
                 self._publish(message)
             case "tap":
-                self._router.watchers.taps[message["tap"]] = topics.split(message["pattern"])
-                self._router.forget_routes()
+                self._display.tap(message["tap"], topics.split(message["pattern"]), time.monotonic())
             case "untap":
-                self._router.watchers.taps.pop(message["tap"], None)
-                self._tap_lost.pop(message["tap"], None)
-                self._router.forget_routes()
+                self._display.untap(message["tap"])
             case "trace":
                 self._trace(message["request"], message["seq"])
             case "stop":
@@ -249,11 +242,10 @@ class Loop:
     def _configure(self, settings: Settings) -> None:
         self._settings = settings
         self._router = self._new_router()
-        if settings.spine:
-            self._spine = Spine(self._context, settings.spine, settings.largest_payload)
-            for fd in self._spine.fds:
-                self._epoll.register(fd, select.EPOLLIN)
-            self._spine_news = True  # what came before there was anybody to be told
+        spine = Spine(self._context, settings.spine, settings.largest_payload) if settings.spine else None
+        self._display = Display(self._channel, self._router, spine)
+        for fd in spine.fds if spine is not None else ():
+            self._epoll.register(fd, select.EPOLLIN)
 
     def _publish(self, message: Json) -> None:
         """On behalf of the supervisor, or of an operator at the control socket, who is told the number."""
@@ -263,14 +255,16 @@ class Loop:
             self._channel.tell({"op": "published", "request": message["request"], "seq": seq})
 
     def _trace(self, request: int, seq: int) -> None:
-        hops, cut = self._router.traces.chain(seq)
+        hops, cut = self._router.notes.traces.chain(seq)
         self._channel.tell(
             {
                 "op": "traced",
                 "request": request,
                 "cut": cut,
                 "hops": [
-                    self._stamped(Seen(hop.topic, hop.origin, hop.seq, hop.time_ms, hop.cause, b""))
+                    protocol.stamped(
+                        hop.topic, self._router.origin(hop.origin), hop.seq, hop.time_ms, hop.cause
+                    )
                     for hop in hops
                 ],
             }
@@ -293,9 +287,8 @@ class Loop:
             self._connect(edge)
 
     def _connect(self, edge: Edge) -> None:
-        # Nobody has been routed to it yet, so that the greeting is all that waits.
-        self._router.greet(edge.member)
-        edge.connect(edge.member.outbox.take_frame())
+        # What is retained for it waits already: it goes when the first frame has said who is there.
+        edge.connect(edge.member.outbox.take_greeting(self._router.greet(edge.member)))
         self._look(edge)
 
     def _detach(self, index: int) -> None:
@@ -321,6 +314,7 @@ class Loop:
                 "epoch": self._settings.epoch,
                 "seq": self._router.seq,
                 "members": self._router.all_figures(),
+                "spine": self._display.figures(),
             }
         )
 
@@ -332,64 +326,6 @@ class Loop:
         if not self._channel.written and not edge.untold:
             edge.untold = True
             self._untold.append(edge)
-
-    # ── the spine and the taps ───────────────────────────────────────────────────────────────────
-
-    def _take_spine(self, now_ms: int) -> None:
-        spine_sockets = self._spine
-        if spine_sockets is None:
-            return
-        changed = False
-        for wanted, prefix in spine_sockets.subscriptions():
-            changed = True
-            (self._router.watchers.subscribe if wanted else self._router.watchers.unsubscribe)(prefix)
-        if changed:
-            self._router.forget_routes()
-        for topic, payload in spine_sockets.publications():
-            if _may_come_in(topic):
-                self._router.inject(spine.OPERATOR, topic, payload, now_ms)
-        self._spine_news = spine_sockets.pending()
-
-    def _show(self) -> None:
-        """Show this turn's messages to those who watch."""
-        watchers = self._router.watchers
-        if watchers.for_spine and self._spine is not None:
-            seen, watchers.for_spine = watchers.for_spine, []
-            for each in seen:
-                origin = self._router.origin(each.origin)
-                stamps = spine.Stamps(
-                    origin.name, origin.instance, origin.principal, each.seq, each.time_ms, each.cause
-                )
-                self._spine.publish(spine.frames(each.topic, stamps, each.payload))
-            self._spine_news = self._spine_news or self._spine.pending()
-        if watchers.for_taps:
-            tapped, watchers.for_taps = watchers.for_taps, []
-            for tap, each in tapped:
-                if self._channel.waiting > protocol.MAX_TAPPED:
-                    self._tap_lost[tap] = self._tap_lost.get(tap, 0) + 1
-                else:
-                    lost = self._tap_lost.pop(tap, 0)
-                    self._channel.tell(
-                        {
-                            "op": "tapped",
-                            "tap": tap,
-                            "lost": lost,
-                            "payload": each.payload,
-                            **self._stamped(each),
-                        }
-                    )
-
-    def _stamped(self, seen: Seen) -> Json:
-        origin = self._router.origin(seen.origin)
-        return {
-            "topic": seen.topic.decode(),
-            "source": origin.name,
-            "instance": origin.instance,
-            "principal": origin.principal,
-            "seq": seen.seq,
-            "time_ms": seen.time_ms,
-            "cause": seen.cause,
-        }
 
     def _fault(self, edge: Edge, message: str) -> None:
         self._channel.tell({"op": "fault", "index": edge.member.admission.index, "message": message})
@@ -407,14 +343,6 @@ class Loop:
         if interest != self._interest:
             self._interest = interest
             self._epoll.modify(self._channel.fd, interest)
-
-
-def _may_come_in(topic: bytes) -> bool:
-    """Whether the operator may publish it on the spine: well-formed, and not the supervisor's own."""
-    try:
-        return topics.split(topic.decode())[0] != topics.RESERVED
-    except ValueError:  # not UTF-8, or a TopicError
-        return False
 
 
 def serve(supervisor: socket.socket) -> NoReturn:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from capsuled.proto import ledger, topics
 from capsuled.proto.bucket import Bucket
 from capsuled.proto.grants import Grants
-from capsuled.proto.refusals import Errno
-from capsuled.proto.topics import Segments
+from capsuled.proto.refusals import Errno, Refusal
+from capsuled.proto.topics import Segments, TopicError
 from capsuled.supervisor.backbone.outbox import Outbox
 
 CONTROL_RATE = 256
@@ -61,19 +62,25 @@ class Subscription:
 class Route:
     """Where the messages of one publisher on one topic go. Cached; built anew when subscriptions change."""
 
-    __slots__ = ("count", "extra", "outboxes", "subscriptions", "topic")
+    __slots__ = ("count", "extra", "outboxes", "retained", "segments", "subscriptions", "topic", "watched")
 
     def __init__(
         self,
         outboxes: tuple[Outbox, ...],
         subscriptions: dict[int, dict[Subscription, None]],
         topic: bytes = b"",
+        segments: Segments = (),
         *,
-        extra: bool = False,
+        watched: bool = False,
+        retained: bool = False,
     ) -> None:
         self.topic = topic
-        self.extra = extra
-        """Whether more than the outboxes wants its messages: the spine, a tap, or the shelf of what is retained."""
+        self.segments = segments
+        self.watched = watched
+        """Whether the spine or a tap wants its messages."""
+        self.retained = retained
+        """Whether the last one of them is kept for later subscribers."""
+        self.extra = watched or retained
         self.outboxes = outboxes
         self.subscriptions = subscriptions
         """By member index. Dicts as ordered sets: a subscription that ends is taken out of what still waits."""
@@ -116,9 +123,11 @@ class Member:
     """Of subscriptions that it has ended, without what waited for them then."""
     closed_lagged: int = 0
     requests: int = 0
-    """Requests of it that were routed; each ends as one of the two below, or with it."""
+    """Requests that it has made. Each waits, or has ended in one of the two below."""
     answered: int = 0
     failed: int = 0
+    late: int = 0
+    """Answers that it gave when the request was over already."""
     table_changed: bool = False
     """Whether its subscriptions differ from what the supervisor was last told."""
 
@@ -135,3 +144,38 @@ class Member:
     def refuse(self, errno: Errno) -> None:
         """Count what its worker should have refused."""
         self.refused[errno.name.lower()] += 1
+
+    def publishable(self, topic: bytes) -> Segments | Errno:
+        """The segments of a topic that it may publish on, or the first rule that the topic breaks."""
+        if len(topic) > topics.MAX_BYTES:
+            return Errno.NAMETOOLONG
+        try:
+            segments = topics.split(topic.decode())
+        except UnicodeDecodeError:
+            return Errno.ILSEQ
+        except TopicError:
+            return Errno.INVAL
+        return Errno.NOTCAPABLE if self.admission.grants.publisher(segments) is None else segments
+
+    def subscribable(self, handle: int, text: bytes) -> Segments | Refusal:
+        """The segments of a pattern that it may subscribe to with this handle, or has already; or the refusal."""
+        present = self.subscriptions.get(handle)
+        if present is not None and present.text.encode() == text:
+            return present.pattern  # asked again after a change of epoch
+        if len(text) > topics.MAX_BYTES:
+            return Refusal(Errno.NAMETOOLONG, f"a pattern of {len(text)} bytes: {topics.MAX_BYTES} at most")
+        try:
+            decoded = text.decode()
+            pattern = topics.split_subscribable(decoded)
+        except UnicodeDecodeError:
+            return Refusal(Errno.ILSEQ, f"the pattern {text[:32]!r} is not UTF-8")
+        except TopicError as exc:
+            return Refusal(Errno.INVAL, str(exc))
+        if self.admission.grants.subscriber(pattern) is None:
+            return Refusal(Errno.NOTCAPABLE, f"subscribe to '{decoded}' is not granted")
+        if len(self.subscriptions) >= ledger.MAX_SUBSCRIPTIONS:
+            what = f"{ledger.MAX_SUBSCRIPTIONS} are open, the most"
+            return Refusal(Errno.MFILE, f"subscribe to '{decoded}': {what}")
+        if present is not None or not handle:
+            return Refusal(Errno.BADF, f"subscribe to '{decoded}': the handle {handle} is in use or is 0")
+        return pattern

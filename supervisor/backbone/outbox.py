@@ -124,6 +124,23 @@ class Outbox:
         parts += [item[0] for item in batch]
         return b"".join(parts)
 
+    def take_greeting(self, count: int) -> bytes:
+        """The first `count` control records in one frame: nothing else may reach who has not said who he is."""
+        greeting = b"".join(self.control[:count])
+        del self.control[:count]
+        return greeting
+
+    def deaf(self) -> bool:
+        """Whether so many control records wait, or so much in answers to requests, that its capsule must not be read
+        until it has taken some: what it asks for is not held to the bounds of the queue."""
+        control = self.control
+        return len(control) >= MAX_CONTROL or sum(map(len, control)) > self.max_bytes
+
+    def waits(self, seq: int) -> bool:
+        """Whether the message `seq`, which was routed here, has not been sent: it waits, or was lost this turn."""
+        # What waits is in the order of its numbers, and all that was routed here before it is gone.
+        return bool(self.items and self.items[0][1].seq <= seq) or seq in self.lost_requests
+
     def delivered(self, seq: int) -> Stamp | None:
         """The stamp of the message `seq` if it was sent to this capsule lately, else None."""
         # By bisection, since a worker that invents causes must not make the backbone search for each.
@@ -176,6 +193,8 @@ class Outbox:
         self.control.clear()
         self.lagging.clear()
         self.history.clear()
+        self.answers.clear()
+        self.lost_requests.clear()
         self.bytes = self.history_size = 0
 
     def _take_control(self) -> tuple[list[bytes], int]:

@@ -19,6 +19,7 @@ import cbor2
 from capsuled.proto import records
 from capsuled.proto.grants import Grants
 from capsuled.supervisor.backbone.members import Admission
+from capsuled.supervisor.backbone.origins import Origin
 
 Json = dict[str, Any]
 
@@ -96,6 +97,19 @@ def configure(settings: Settings) -> Json:
 def attach(admission: Admission) -> Json:
     """The message that `admission_of` reads."""
     return {"op": "attach", **asdict(admission)}
+
+
+def stamped(topic: bytes, origin: Origin, seq: int, time_ms: int, cause: int) -> Json:
+    """What the backbone knows of a message, as a tap or a trace tells it."""
+    return {
+        "topic": topic.decode(),
+        "source": origin.name,
+        "instance": origin.instance,
+        "principal": origin.principal,
+        "seq": seq,
+        "time_ms": time_ms,
+        "cause": cause,
+    }
 
 
 def settings_of(message: Json) -> Settings:

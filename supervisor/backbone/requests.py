@@ -7,12 +7,19 @@ left who could give one: nobody had subscribed, its copies were lost, or their h
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from capsuled.proto.refusals import Errno
+from capsuled.supervisor.backbone.outbox import Stamp
+
 MAX_PENDING = 16
-"""Requests of one capsule that may wait. Each answer may have a payload of the largest size, and answers are not
-held to the asker's queue: this bounds them. Over it the oldest is given up."""
+"""Requests of one capsule that may wait. Over it the oldest is given up: an honest worker asks no more."""
+
+MAX_OVER = 4096
+"""Requests that are remembered after their end, so that an honest answer which comes too late is told from one to
+a request that never was."""
 
 
 @dataclass
@@ -23,9 +30,9 @@ class Pending:
     """Member index."""
     handle: int
     """By which the asker's worker knows it."""
-    topic: bytes
+    stamp: Stamp
     responders: set[int]
-    """Indices of the members that have it and may answer."""
+    """Indices of the members that have it, or will get it, and may answer."""
 
 
 class Failure(NamedTuple):
@@ -33,6 +40,7 @@ class Failure(NamedTuple):
 
     asker: int
     handle: int
+    errno: Errno
     why: str
 
 
@@ -42,6 +50,8 @@ class Requests:
 
     pending: dict[int, Pending] = field(default_factory=dict[int, Pending])
     _of_asker: dict[int, list[int]] = field(default_factory=dict[int, list[int]])
+    _over: OrderedDict[int, set[int]] = field(default_factory=OrderedDict[int, set[int]])
+    """Requests that have ended, and whose answers would be late."""
 
     def open(self, seq: int, request: Pending) -> Failure | None:
         """Note a request. Returns the failure of the asker's oldest where it has too many."""
@@ -50,28 +60,38 @@ class Requests:
         waiting.append(seq)
         if len(waiting) <= MAX_PENDING:
             return None
-        oldest = self._take(waiting[0])
-        return Failure(
-            oldest.asker, oldest.handle, f"given up for newer ones: {MAX_PENDING} may wait at once"
-        )
+        return _failure(self._end(waiting[0]), f"was given up for newer ones: {MAX_PENDING} may wait at once")
+
+    def waiting(self, asker: int) -> int:
+        """How many requests of a member wait."""
+        return len(self._of_asker.get(asker, ()))
 
     def answer(self, seq: int, responder: int) -> Pending | None:
         """The request that `responder` answers, which is over now; None when it has none of that number."""
         found = self.pending.get(seq)
         if found is None or responder not in found.responders:
             return None
-        return self._take(seq)
+        found.responders.discard(responder)
+        return self._end(seq)
+
+    def late(self, seq: int, responder: int) -> bool:
+        """Whether `responder` had that request, which is over by now. It is told so once."""
+        responders = self._over.get(seq)
+        if responders is None or responder not in responders:
+            return False
+        responders.discard(responder)
+        return True
 
     def lost(self, seq: int, responder: int) -> Failure | None:
         """A copy was lost before `responder` got it."""
         return self._without(
-            seq, responder, "was lost before it was delivered: the queue of its receiver is full"
+            seq, responder, "was lost before it was delivered: its receiver's queue is full, or has ended"
         )
 
     def ended(self, index: int) -> list[Failure]:
         """A member has ended: what it asked is over, and what only it could answer fails."""
         for seq in list(self._of_asker.get(index, ())):
-            self._take(seq)
+            self._end(seq)
         self._of_asker.pop(index, None)
         held = [seq for seq, each in self.pending.items() if index in each.responders]
         failures = (self._without(seq, index, "will not be answered: its receiver has ended") for seq in held)
@@ -82,12 +102,17 @@ class Requests:
         if found is None:
             return None
         found.responders.discard(responder)
-        if found.responders:
-            return None
-        self._take(seq)
-        return Failure(found.asker, found.handle, f"the request on '{found.topic.decode()}' {why}")
+        return None if found.responders else _failure(self._end(seq), why)
 
-    def _take(self, seq: int) -> Pending:
+    def _end(self, seq: int) -> Pending:
         found = self.pending.pop(seq)
         self._of_asker[found.asker].remove(seq)
+        self._over[seq] = found.responders
+        if len(self._over) > MAX_OVER:
+            self._over.popitem(last=False)
         return found
+
+
+def _failure(request: Pending, why: str) -> Failure:
+    topic = request.stamp.route.topic.decode()
+    return Failure(request.asker, request.handle, Errno.CONNRESET, f"the request on '{topic}' {why}")

@@ -8,7 +8,6 @@ is counted.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -25,6 +24,7 @@ class Retained(NamedTuple):
     origin: int
     time_ms: int
     topic: bytes
+    segments: Segments
     payload: bytes
 
 
@@ -56,12 +56,24 @@ class Shelves:
             shelf.bytes -= len(gone.payload)
             shelf.evicted += 1
 
-    def matching(self, pattern: Segments) -> Iterator[Retained]:
+    def matching(self, pattern: Segments) -> list[Retained]:
         """What a new subscription to `pattern` gets, by capsule, the topic that was silent for longest first."""
-        for shelf in self._shelves.values():
-            for message in shelf.kept.values():
-                if topics.matches(pattern, topics.split(message.topic.decode())):
-                    yield message
+        shelves = self._shelves.values()
+        if pattern[-1] != topics.WILDCARD:
+            topic = topics.SEPARATOR.join(pattern).encode()
+            return [shelf.kept[topic] for shelf in shelves if topic in shelf.kept]
+        return [
+            message
+            for shelf in shelves
+            for message in shelf.kept.values()
+            if topics.matches(pattern, message.segments)
+        ]
+
+    def looked_through(self, pattern: Segments) -> int:
+        """How many entries `matching` looks at for this pattern: what a subscription costs."""
+        if pattern[-1] != topics.WILDCARD:
+            return len(self._shelves)
+        return sum(len(shelf.kept) for shelf in self._shelves.values())
 
     def figures(self, capsule: str) -> dict[str, int]:
         """How many are kept and how many had to go."""

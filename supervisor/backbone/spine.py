@@ -1,7 +1,9 @@
 """The spine's two ZeroMQ sockets, for the operator's own tools: an XPUB going out, an XSUB coming in.
 
 Both are in a folder that only the supervisor's user may enter. Whoever gets in is trusted with every message; it is
-not trusted with the time of the backbone: what a subscriber does not take is dropped by ZeroMQ beyond `SEND_HWM`.
+not trusted with the time of the backbone: what a subscriber does not take is dropped by ZeroMQ, and of what comes in
+only so much is taken in a turn. What has come in and not been taken is in ZeroMQ's memory, without a bound for
+subscriptions: these sockets are for the operator's own programs.
 """
 
 from __future__ import annotations
@@ -15,11 +17,15 @@ import zmq
 from capsuled.proto import spine
 from capsuled.supervisor.backbone.edges import NOBLOCK
 
-SEND_HWM = 1000
-"""Messages that wait for one slow subscriber; newer ones are dropped for it alone."""
+SEND_HWM, SEND_BYTES = 1000, 256 * 1024 * 1024
+"""Messages that wait for one slow subscriber, newer ones being dropped for it alone: fewer where they may be large. Not
+below 64, so that a burst passes: 64 of the largest that any manifest may allow are 320 MiB."""
+
+SUBSCRIPTIONS_PER_TURN = 256
+"""Subscriptions and their ends taken before the capsules have their turn."""
 
 RECEIVE_PER_TURN = 64
-"""Messages taken from the operator's publishers before the capsules have their turn."""
+"""The same for messages of the operator's publishers."""
 
 _SUBSCRIBE, _UNSUBSCRIBE = 1, 0
 
@@ -34,7 +40,7 @@ class Spine:
             path = Path(folder, name)
             path.unlink(missing_ok=True)  # of a backbone that was killed: only we may write here
             sock.linger = 0
-            sock.setsockopt(zmq.SNDHWM, SEND_HWM)
+            sock.setsockopt(zmq.SNDHWM, send_hwm(max_payload))
             sock.setsockopt(zmq.MAXMSGSIZE, max_payload)
             sock.bind(f"ipc://{path}")
             os.chmod(path, 0o600)
@@ -42,8 +48,8 @@ class Spine:
         self.fds = (int(self._out.getsockopt(zmq.FD)), int(self._in.getsockopt(zmq.FD)))
 
     def subscriptions(self) -> Iterator[tuple[bool, bytes]]:
-        """Prefixes that subscribers want, or want no more, since the last time."""
-        while True:
+        """Prefixes that the first subscriber wants, or the last one no more, since the last time."""
+        for _ in range(SUBSCRIPTIONS_PER_TURN):
             try:
                 message = self._out.recv(NOBLOCK)
             except zmq.Again:
@@ -52,20 +58,18 @@ class Spine:
             if message and message[0] in (_SUBSCRIBE, _UNSUBSCRIBE):
                 yield message[0] == _SUBSCRIBE, message[1:]
 
-    def publications(self) -> Iterator[tuple[bytes, bytes]]:
-        """Topic and payload of what the operator's tools publish; other shapes are passed over."""
+    def publications(self) -> Iterator[tuple[bytes, bytes] | None]:
+        """Topic and payload of what the operator's tools publish; None for what has another shape."""
         for _ in range(RECEIVE_PER_TURN):
             try:
                 frames = self._in.recv_multipart(NOBLOCK)
             except zmq.Again:
                 return
-            if len(frames) in (
-                2,
-                3,
-            ):  # with stamps in between, as they come out of a spine: ours are put instead
-                yield frames[0].removesuffix(spine.END), frames[-1]
+            # With three there are stamps in between, as they come out of a spine: ours are put instead.
+            yield (frames[0].removesuffix(spine.END), frames[-1]) if len(frames) in (2, 3) else None
 
     def publish(self, frames: list[bytes]) -> None:
+        """Send a message to whoever has subscribed; never waits."""
         self._out.send_multipart(frames, NOBLOCK)
 
     def pending(self) -> bool:
@@ -76,3 +80,8 @@ class Spine:
     def close(self) -> None:
         self._out.close(0)
         self._in.close(0)
+
+
+def send_hwm(max_payload: int) -> int:
+    """How many messages wait for one subscriber."""
+    return min(SEND_HWM, max(64, SEND_BYTES // max_payload))

@@ -6,6 +6,7 @@ id is the sequence number of any message of a chain.
 
 from __future__ import annotations
 
+import heapq
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -40,12 +41,14 @@ class Traces:
         if cause.seq not in self._hops:
             self._add(cause)
         self._add(hop)
-        self._effects.setdefault(hop.cause, []).append(hop.seq)
+        # Not where adding it has pushed out its cause: nobody would ever take that entry out again.
+        if cause.seq in self._hops:
+            self._effects.setdefault(cause.seq, []).append(hop.seq)
 
     def chain(self, seq: int) -> tuple[list[Hop], bool]:
         """The whole chain that `seq` belongs to, in order, from its first cause; and whether it was cut.
 
-        Empty when the message is not remembered.
+        Empty when the message is not remembered. What is cut is its latest part.
         """
         root = seq
         while (hop := self._hops.get(root)) is not None and hop.cause in self._hops:
@@ -55,11 +58,14 @@ class Traces:
         found: list[Hop] = []
         waiting = [root]
         while waiting and len(found) < MAX_TRACE:
-            current = waiting.pop()
-            if current in self._hops:
-                found.append(self._hops[current])
-                waiting += self._effects.get(current, ())
-        return sorted(found), bool(waiting)
+            current = heapq.heappop(
+                waiting
+            )  # an effect has a higher number than its cause: they come in order
+            found.append(self._hops[current])
+            for effect in self._effects.get(current, ()):
+                if effect in self._hops:
+                    heapq.heappush(waiting, effect)
+        return found, bool(waiting)
 
     def _add(self, hop: Hop) -> None:
         self._hops[hop.seq] = hop

@@ -46,6 +46,13 @@ def exits(code: int) -> bytes:
     )
 
 
+def large(functions: int) -> bytes:
+    """So many functions to compile; is ready, and returns."""
+    body = "(i32.add (local.get 0) (i32.mul (local.get 0) (i32.const {})))"
+    each = " ".join(f"(func (param i32) (result i32) {body.format(number)})" for number in range(functions))
+    return _module("call $ready drop", "", more=each)
+
+
 def traps(body: str = "unreachable") -> bytes:
     """Is ready, and runs into `body`."""
     return _module("call $ready drop", body)
@@ -114,24 +121,25 @@ def printer(output: bytes, count: int) -> bytes:
 
 
 def caller(calls: int) -> bytes:
-    """Is ready, and asks for the time so often in one `run`; logs a line at each tenth of it; then waits.
+    """Is ready, and asks for the time so often in one `run`. After each tenth it says so, and waits for a message.
 
-    Needs the grant `QUIET`.
+    Needs a grant for `go.on`.
     """
     program = Program()
-    handle = program.call("ipc_subscribe", text("quiet.never"), quiet=True)
+    handle = program.call("ipc_subscribe", text("go.on"), quiet=True)
     program.call("ready", quiet=True)
     for _ in range(10):
         part = program.part()
         part.call("monotonic_ns", quiet=True)
         program.loop(calls // 10, part)
         program.call("log", 2, text("another tenth"), quiet=True)
-        program.call("ipc_recv", handle, 0, buffer(64), quiet=True)
+        program.call("ipc_recv", handle, 60_000, buffer(4096), quiet=True)
     program.call("ipc_recv", handle, 60_000, buffer(64), quiet=True)
     return program.wasm()
 
 
-def _module(first: str, then: str, imports: str = "") -> bytes:
+def _module(first: str, then: str, imports: str = "", more: str = "") -> bytes:
     return wat(
-        f'(module {_READY} {imports} (memory (export "memory") 2) (func (export "run") {first} {then}))'
+        f'(module {_READY} {imports} (memory (export "memory") 2) {more} '
+        f'(func (export "run") {first} {then}))'
     )

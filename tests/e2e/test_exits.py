@@ -60,6 +60,11 @@ def stage() -> Generator[Daemon, None, None]:
             "patient", lives.sleeper(), subscribe=lives.QUIET, extra='[supervision]\nwatchdog = "200ms"\n'
         )
         made.capsule(
+            "slow-to-load",
+            lives.large(20_000),
+            extra='[supervision]\nrestart = "never"\nwatchdog = "100ms"\nready_timeout = "60s"\n',
+        )
+        made.capsule(
             "late",
             lives.sleeper(says_ready=False),
             subscribe=lives.QUIET,
@@ -186,6 +191,13 @@ def test_the_watchdog_spares_what_waits(stage: Daemon) -> None:
     ended(stage, "watched")  # takes a second and more, and the patient one's watchdog bites after 0.2
     found = stage.of("patient")
     assert (found["state"], found["last_exit"]) == ("ready", None)
+
+
+def test_the_watchdog_watches_no_compiler(stage: Daemon) -> None:
+    """A module that takes long to compile has called no host, and has not started yet: it is loaded to the end."""
+    end = ended(stage, "slow-to-load")
+    assert end["reason"] == "ok", end
+    assert end["cpu_seconds"] > 0.3  # it has taken its time: several times what the watchdog allows
 
 
 def test_who_is_not_ready_in_time_is_killed(stage: Daemon) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 
 from capsuled.supervisor import bus as buses
-from capsuled.supervisor import spawn
+from capsuled.supervisor import configuration, daemon, spawn
 from capsuled.supervisor.bus import Bus, BusDown
+from capsuled.supervisor.catalogue import Catalogue
 
 from .hostile import DEADLINE, backbone, running
 
@@ -145,3 +149,32 @@ def test_the_first_answer_may_be_a_later_ones(monkeypatch: pytest.MonkeyPatch, t
                 nursery.cancel_scope.cancel()
 
     trio.run(main)
+
+
+def test_a_signal_while_no_backbone_comes_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A supervisor that waits in vain for its first backbone ends by the first TERM, with all that it has begun."""
+    marker = tmp_path / "there"
+    backbone(monkeypatch, f"open({str(marker)!r}, 'w')\ntime.sleep(1000)")
+    monkeypatch.setattr(buses, "FAREWELL_SECONDS", 0.2)
+    base = configuration.defaults({"HOME": str(tmp_path)}, 1)
+    using = replace(
+        base,
+        runtime_dir=tmp_path / "rt",
+        state_dir=tmp_path / "st",
+        control=replace(base.control, path=tmp_path / "rt" / "control.sock"),
+    )
+
+    async def main() -> None:
+        with trio.fail_after(DEADLINE):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(daemon.run, using, Catalogue({}))
+                # It takes its signals before it starts a backbone.
+                while not marker.exists():
+                    await trio.lowlevel.checkpoint()
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(buses, "ANSWER_SECONDS", DEADLINE)
+    begun = time.monotonic()
+    trio.run(main)
+    assert time.monotonic() - begun < DEADLINE / 2
+    assert not (tmp_path / "rt" / "control.sock").exists()

@@ -147,7 +147,7 @@ def test_news_of_room_that_a_receive_has_eaten_is_asked_for(world: World) -> Non
     world.edge.room, world.edge.room_after_receive = 0, 10
     world.edge.answer = lambda record: self_message(world, record)
     world.ipc.publish(b"a", ITEM, 0)
-    assert payloads(world.ipc.receive(handle, 1000, 1000)) == ["echo"]
+    assert payloads(world.ipc.receive(handle, 20_000, 1000)) == ["echo"]
     assert waits == []
 
 
@@ -386,11 +386,16 @@ def test_the_page_says_what_each_subscription_has(world: World) -> None:
 def test_it_is_told_before_each_wait(world: World) -> None:
     """`before_wait` is called when the guest is about to wait, and not when there is nothing to wait for."""
     told: list[int] = []
-    world.ipc.before_wait = lambda: told.append(world.page.slots[Total.WAITING])
+
+    def tell() -> None:
+        told.append(world.page.slots[Total.WAITING])
+        world.cancel()
+
+    world.ipc.before_wait = tell
     handle = world.ipc.subscribe(b"a")
     world.message("a", 1)
     world.ipc.receive(handle, LONG_MS, 1000)
     assert told == []
-    world.ipc.receive(handle, 1, 1000)
+    assert errno_of(lambda: world.ipc.receive(handle, LONG_MS, 1000)) is Errno.CANCELED
     assert told == [0]
     assert world.page.slots[Total.WAITING] == 0

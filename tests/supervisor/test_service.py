@@ -9,9 +9,11 @@ import pytest
 import trio
 import trio.testing
 
+from capsuled.proto import ledger
 from capsuled.proto.control import Desired, LogStream, State
+from capsuled.proto.ledger import Claims, Total
 from capsuled.supervisor import clock
-from capsuled.supervisor.bus import Bus, BusDown
+from capsuled.supervisor.bus import Bus, BusDown, Figures
 from capsuled.supervisor.capsule import Capsule, Surroundings
 from capsuled.supervisor.catalogue import Entry
 from capsuled.supervisor.control.operations import (
@@ -24,7 +26,9 @@ from capsuled.supervisor.control.operations import (
     Wait,
     WaitTimedOut,
 )
+from capsuled.supervisor.exits import Evidence
 from capsuled.supervisor.faults import Fault
+from capsuled.supervisor.instance import Ending
 from capsuled.supervisor.lifecycle import Effect, Event
 from capsuled.supervisor.logbook import LogBook
 from capsuled.supervisor.manifest import Limits, parse
@@ -343,5 +347,37 @@ def test_followers_end_with_the_service() -> None:
             assert b"starting" in await events.receive()
             assert b"hello" in await lines.receive()
             assert (await events.receive(), await lines.receive()) == (b"", b"")
+
+    staged(play)
+
+
+class Published:
+    """What the ledger needs of an instance: its index and the page that it has left."""
+
+    index = 1
+
+    def claims(self) -> Claims:
+        slots = [0] * ledger.SLOTS
+        slots[Total.PUBLISHED] = 3
+        return ledger.claims(slots)
+
+
+def test_who_ends_while_the_backbone_is_asked_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its page was read, and its end is in the sums by the time that the backbone answers: three, and not six."""
+
+    async def play(stage: Stage, _: trio.Nursery) -> None:
+        instance = Published()
+
+        async def figures() -> dict[int, Figures]:
+            stage.service.ending("echo", Ending(Evidence(status=0), 0.0, instance.claims(), None))
+            stage.echo.instance = None
+            return {}
+
+        monkeypatch.setattr(stage.echo, "instance", instance)
+        monkeypatch.setattr(stage.bus, "figures", figures)
+        found = await stage.service.bus()
+        capsules = found["capsules"]
+        assert isinstance(capsules, list)
+        assert [dict(each)["published"] for each in capsules if isinstance(each, dict)] == [3, 0]
 
     staged(play)

@@ -1,0 +1,171 @@
+"""Conversations: a request to whoever has subscribed, and the one answer that goes back to its asker alone.
+
+A rule. Whatever is wrong with a request is an answer too, so that nobody waits in vain; whatever is wrong with an
+answer is counted for its sender, and changes nothing for the asker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+
+from capsuled.proto import records
+from capsuled.proto.records import DownKind, RecordError, UpKind
+from capsuled.proto.refusals import Errno
+from capsuled.supervisor.backbone.delivery import Delivery
+from capsuled.supervisor.backbone.members import Member, Route
+from capsuled.supervisor.backbone.notes import Notes
+from capsuled.supervisor.backbone.outbox import Outbox, Stamp
+from capsuled.supervisor.backbone.requests import Failure, Pending, Requests
+from capsuled.supervisor.backbone.watchers import Seen
+
+MAX_WHY = 1024
+"""Bytes of the sentence that tells why a request has failed: the longest topic, and as long a reason again, have
+room in it with the names around them."""
+
+Router = Callable[[Member, bytes], "Route | Errno"]
+"""The route of a topic for its publisher, or why there is none; a refusal has been counted."""
+
+
+class Conversations:
+    """All requests of one epoch."""
+
+    def __init__(self, delivery: Delivery, notes: Notes, route_of: Router) -> None:
+        self._delivery = delivery
+        self._notes = notes
+        self._route_of = route_of
+        self._requests = Requests()
+
+    @property
+    def pending(self) -> Container[int]:
+        """The sequence numbers of the requests that wait."""
+        return self._requests.pending
+
+    def take(
+        self, member: Member, kind: int, text: bytes, a: int, b: int, payload: bytes, now_ms: int
+    ) -> None:
+        """Do what one record of a conversation asks for. Raises `RecordError` for a kind that there is not."""
+        if kind == UpKind.REQUEST:
+            self._request(member, text, a, b, payload, now_ms)
+        elif kind == UpKind.REPLY:
+            self._reply(member, b, payload, now_ms)
+        elif kind == UpKind.DECLINE:
+            self._decline(member, b, text)
+        else:
+            raise RecordError(f"there is no kind {kind} of record from a worker")
+
+    def waiting(self, member: Member) -> int:
+        """How many requests of a member wait for their answer."""
+        return self._requests.waiting(member.admission.index)
+
+    def ended(self, index: int) -> None:
+        """A member has ended, and is among the members no more."""
+        for failure in self._requests.ended(index):
+            self._fail(failure)
+
+    def lost(self, outbox: Outbox) -> None:
+        """Requests were lost in an outbox: tell those who wait for an answer that no other member can give."""
+        lost, outbox.lost_requests = outbox.lost_requests, []
+        for seq in lost:
+            failure = self._requests.lost(seq, outbox.member)
+            if failure is not None:
+                self._fail(failure)
+
+    # ── the three records ────────────────────────────────────────────────────────────────────────
+
+    def _request(
+        self, member: Member, topic: bytes, handle: int, cause: int, payload: bytes, now_ms: int
+    ) -> None:
+        index, delivery = member.admission.index, self._delivery
+        member.requests += 1
+        route = self._route_of(member, topic)
+        caused = member.outbox.delivered(cause) if cause else None
+        refused: Errno | None = None
+        if isinstance(route, Errno):
+            self._refused(member, handle, topic, route)
+            return
+        if len(payload) > member.admission.max_payload:
+            refused = Errno.MSGSIZE
+        elif cause and caused is None:
+            refused = Errno.BADF
+        if refused is not None:
+            member.refuse(refused)
+            self._refused(member, handle, topic, refused)
+            return
+        if not route.outboxes:
+            why = f"nobody is subscribed to '{topic.decode()}'"
+            self._fail(Failure(index, handle, Errno.CONNREFUSED, why))
+            return
+        origin = member.origin
+        delivery.seq = seq = delivery.seq + 1
+        if caused is not None:
+            origin = delivery.caused(member, caused.origin, route.subscriptions)
+            self._notes.caused(caused, seq, now_ms, topic, origin)
+        member.published += 1
+        stamp = Stamp(seq, origin, route, now_ms)
+        # Noted before it is pushed: an outbox that loses it at once must find it among those that wait.
+        given_up = self._requests.open(seq, Pending(index, handle, stamp, set(route.subscriptions)))
+        if given_up is not None:
+            self._fail(given_up)
+        delivery.push(
+            route, (records.down(DownKind.REQUEST, topic, origin, seq, now_ms, cause, payload), stamp)
+        )
+        # Not retained: who comes later has not been asked.
+        if route.watched:
+            self._notes.watchers.see(route.segments, Seen(topic, origin, seq, now_ms, cause, payload))
+
+    def _reply(self, member: Member, seq: int, payload: bytes, now_ms: int) -> None:
+        """Answer a request that was delivered to this member; to nobody but its asker."""
+        if len(payload) > member.admission.max_payload:
+            member.refuse(Errno.MSGSIZE)
+            return
+        request = self._answered(member, seq)
+        if request is None:
+            return
+        delivery = self._delivery
+        asker = delivery.members[request.asker]
+        asker.answered += 1
+        member.published += 1
+        origin = delivery.caused(member, request.stamp.origin, (request.asker,))
+        delivery.introduce(asker, origin)
+        delivery.seq = number = delivery.seq + 1
+        topic = b"reply.%d" % seq
+        self._notes.caused(request.stamp, number, now_ms, topic, origin)
+        asker.outbox.answers.append(Stamp(number, origin, Route((), {}, topic), now_ms))
+        delivery.tell(
+            asker, records.down(DownKind.REPLY, topic, origin, number, now_ms, request.handle, payload)
+        )
+
+    def _decline(self, member: Member, seq: int, why: bytes) -> None:
+        """Refuse a request; the reason is the responder's, and the asker's guest reads it."""
+        request = self._answered(member, seq)
+        if request is not None:
+            topic, reason = request.stamp.route.topic.decode(), why.decode(errors="replace")
+            text = f"{member.admission.name} declines the request on '{topic}': {reason}"
+            self._fail(Failure(request.asker, request.handle, Errno.CONNREFUSED, text))
+
+    # ── inside ───────────────────────────────────────────────────────────────────────────────────
+
+    def _answered(self, member: Member, seq: int) -> Pending | None:
+        """The request that this member has got and that it ends; None where there is none, which is counted."""
+        index = member.admission.index
+        if not member.outbox.waits(seq):
+            request = self._requests.answer(seq, index)
+            if request is not None:
+                return request
+            # Somebody else was faster, or the asker has ended, or another backbone had asked.
+            if self._requests.late(seq, index) or seq >> records.EPOCH_SHIFT < self._delivery.epoch:
+                member.late += 1
+                return None
+        member.refuse(Errno.BADF)
+        return None
+
+    def _refused(self, member: Member, handle: int, topic: bytes, errno: Errno) -> None:
+        why = f"the backbone refuses the request on '{topic.decode(errors='replace')}': {errno.name.lower()}"
+        self._fail(Failure(member.admission.index, handle, errno, why))
+
+    def _fail(self, failure: Failure) -> None:
+        asker = self._delivery.members.get(failure.asker)
+        if asker is not None:
+            asker.failed += 1
+            text = failure.why.encode()[:MAX_WHY].decode(errors="ignore").encode()
+            self._delivery.tell(asker, records.down(DownKind.FAILED, text, a=failure.handle, b=failure.errno))

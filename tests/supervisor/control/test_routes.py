@@ -67,7 +67,7 @@ def test_the_table_is_the_contracts() -> None:
     assert {f"{route.method} {route.path}": route.level for route in ROUTES} == LEVELS
 
 
-QUERIES = {"GET /v1/acl": "?capsule=echo&verb=publish&topic=room.7"}
+QUERIES = {"GET /v1/acl": "?capsule=echo&verb=publish&topic=room.7", "GET /v1/bus/trace": "?id=7"}
 
 
 @pytest.mark.parametrize("gid", GROUPS)

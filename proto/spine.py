@@ -14,7 +14,6 @@ from typing import NamedTuple
 import cbor2
 
 from capsuled.proto import topics
-from capsuled.proto.topics import Segments
 
 END = b"\0"
 
@@ -62,11 +61,6 @@ def prefix(pattern: str) -> bytes:
     Raises `topics.TopicError`.
     """
     segments = topics.split_subscribable(pattern)
-    return wire(segments)
-
-
-def wire(segments: Segments) -> bytes:
-    """The same of segments that are subscribable."""
     if segments[-1] != topics.WILDCARD:
-        return topics.SEPARATOR.join(segments).encode() + END
-    return b"".join(segment.encode() + topics.SEPARATOR.encode() for segment in segments[:-1])
+        return pattern.encode() + END
+    return pattern.removesuffix(topics.WILDCARD).encode()

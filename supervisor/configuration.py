@@ -109,6 +109,8 @@ class Configuration:
     """Folders that hold a folder for each capsule."""
     runtime_dir: Path
     state_dir: Path
+    secrets_dir: Path
+    """With a folder for each capsule, and in it a file for each secret."""
     control: Control
     allow_unhashed: bool = False
     isolation: Isolation = Isolation()
@@ -128,7 +130,7 @@ def defaults(env: Mapping[str, str], uid: int) -> Configuration:
         runtime = _user_folder(env, "XDG_RUNTIME_DIR", None) or Path(f"/tmp/capsuled-{uid}")
         state = _user_folder(env, "XDG_STATE_HOME", ".local/state") or runtime / "state"
         etc = _user_folder(env, "XDG_CONFIG_HOME", ".config") or Path("/etc/capsuled")
-    return Configuration((etc / "capsules",), runtime, state, Control(runtime / "control.sock"))
+    return Configuration((etc / "capsules",), runtime, state, etc / "secrets", Control(runtime / "control.sock"))
 
 
 def default_file(env: Mapping[str, str], uid: int) -> Path:
@@ -160,6 +162,7 @@ def parse(text: str, file: Path, base: Configuration) -> Configuration:
         else tuple(file.parent / each for each in read.capsules),
         runtime_dir=runtime,
         state_dir=base.state_dir if read.state_dir is None else file.parent / read.state_dir,
+        secrets_dir=base.secrets_dir if read.secrets_dir is None else file.parent / read.secrets_dir,
         control=Control(_socket(table, file, base), {k: LEVELS[v] for k, v in read.control.groups.items()}),
         allow_unhashed=read.allow_unhashed,
         isolation=read.isolation,
@@ -208,6 +211,9 @@ class Tables:
     ] = None
     runtime_dir: Annotated[str | None, Checked(_Location(), "For sockets; gone after a restart.")] = None
     state_dir: Annotated[str | None, Checked(_Location(), "For what is kept: logs, compiled modules.")] = None
+    secrets_dir: Annotated[
+        str | None, Checked(_Location(), "A folder for each capsule, with a file for each of its secrets.")
+    ] = None
     allow_unhashed: Annotated[
         StrictBool, about("The developer's mode: manifests need no hash of their module.")
     ] = False

@@ -1,6 +1,7 @@
 """Messages for people and for JSON, which has neither bytes nor all of CBOR's numbers.
 
-Bytes are written as CBOR's diagnostic notation has them, ``h'00ff'`` (RFC 8949, section 8).
+Bytes and simple values are written as CBOR's diagnostic notation has them, ``h'00ff'`` and ``simple(99)`` (RFC 8949,
+section 8).
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import math
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any, cast
+
+import cbor2
 
 from capsuled.proto import payloads
 from capsuled.supervisor import clock
@@ -54,6 +57,8 @@ def value(item: object) -> Json:
         return item if math.isfinite(item) else str(item)
     if isinstance(item, bytes):
         return f"h'{item.hex()}'"
+    if isinstance(item, cbor2.CBORSimpleValue):
+        return f"simple({item.value})"
     if isinstance(item, list):
         return [value(each) for each in cast("list[object]", item)]
     if isinstance(item, dict):

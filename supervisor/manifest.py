@@ -49,6 +49,7 @@ from capsuled.supervisor.quantities import (
     format_size,
     shown,
 )
+from capsuled.supervisor.secrets import Secret
 
 FILE = "Capsule.toml"
 CONFIGURATION = "capsuled.toml"
@@ -71,6 +72,7 @@ PRINCIPAL = Grammar(
     "1 to 128 of A-Z, a-z, 0-9 and '._@+:/-', the first a letter or digit",
 )
 ACTION = Grammar("[!-~]{1,128}", "1 to 128 printable ASCII characters without spaces")
+SECRET = Grammar("[a-z0-9][a-z0-9._-]{0,62}", "1 to 63 of a-z, 0-9 and '._-', the first a letter or digit")
 HASH = Grammar("sha256:[0-9a-f]{64}", "'sha256:' and the 64 lower-case digits that sha256sum prints")
 
 
@@ -233,7 +235,8 @@ class Manifest:
     imports: tuple[Requirement, ...] = ()
     exports: tuple[Export, ...] = ()
     config: Mapping[str, object] = field(default_factory=dict[str, object])
-    """Text, whole numbers of 64 bits, floats, booleans, lists and tables of them: all have a CBOR item."""
+    """Text, whole numbers of 64 bits, floats, booleans, lists and tables of them: all have a CBOR item. And
+    `Secret`, whose value is read at each start."""
 
     @property
     def grants(self) -> Grants:
@@ -333,7 +336,7 @@ def _manifest(read: Tables, limits: Limits) -> Manifest:
             for namespace, group in read.exports.items()
             for name, version in group.items()
         ),
-        config=read.config,
+        config={key: _secret(value) for key, value in read.config.items()},
     )
 
 
@@ -352,6 +355,7 @@ def _more(table: Mapping[str, object], ceilings: Limits, allow_unhashed: bool) -
     yield from _over_ceilings(table.get("limits"), ceilings)
     yield from _backoff(faults.readable(Supervision(), table.get("supervision")))
     yield from faults.without_cbor(("config",), table.get("config"))
+    yield from _secret_names(table.get("config"))
 
 
 def _retained(capabilities: object) -> Iterator[Finding]:
@@ -374,6 +378,29 @@ def _readable(patterns: object) -> Iterator[tuple[int, str, topics.Segments]]:
         with suppress(topics.TopicError):
             if isinstance(text, str):
                 yield i, text, topics.split(text)
+
+
+def _secret(value: object) -> object:
+    """`{ secret = "name" }` as what it means; a table with other keys is a value like any."""
+    name = _secret_name(value)
+    return value if name is None else Secret(name)
+
+
+def _secret_name(value: object) -> str | None:
+    if not isinstance(value, dict) or list(cast(dict[str, object], value)) != ["secret"]:
+        return None
+    name = cast(dict[str, object], value)["secret"]
+    return name if isinstance(name, str) else None
+
+
+def _secret_names(config: object) -> Iterator[Finding]:
+    for key, value in cast(dict[str, object], config).items() if isinstance(config, dict) else ():
+        name = _secret_name(value)
+        if name is not None:
+            try:
+                SECRET.read(name)
+            except ValueError as exc:
+                yield ("config", key, "secret"), str(exc)
 
 
 def limits_faults(limits: Mapping[str, float]) -> Iterator[Finding]:

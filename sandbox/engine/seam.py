@@ -43,6 +43,10 @@ class ModuleRejected(EngineError):
     """The module is malformed, uses what is not supported, or asks for what is not there."""
 
 
+class CacheRejected(EngineError):
+    """What was compiled earlier does not fit this engine, or is damaged; no engine has seen it."""
+
+
 class EngineUnavailable(EngineError):
     """The engine does not run here; the message says why and what to choose instead."""
 
@@ -75,6 +79,9 @@ class HostFunction:
 
 Imports = Mapping[tuple[str, str], HostFunction]
 """By import module and name."""
+
+Offered = Mapping[tuple[str, str], Signature]
+"""What may be imported, before there is anything to call: by import module and name."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +143,23 @@ class Guest(Protocol):
         ...
 
 
+class Compiler(Protocol):
+    """What makes blobs for one engine. It may start threads: in a process of its own, and never before a fork."""
+
+    @property
+    def name(self) -> str:
+        """The engine's, as a manifest names it."""
+        ...
+
+    def compile(self, wasm: bytes, offered: Offered, limits: GuestLimits) -> bytes:
+        """A blob of the module, with the limits in it, for the engine of this name. Raises `ModuleRejected`.
+
+        An import that is not offered, has another signature or is no function is rejected; so is a module that
+        does not export its memory as `memory`.
+        """
+        ...
+
+
 class Engine(Protocol):
     """One engine. Everything of it must be made and used in one thread."""
 
@@ -145,16 +169,18 @@ class Engine(Protocol):
         ...
 
     def instantiate(
-        self, wasm: bytes, imports: Imports, limits: GuestLimits, calls: Counter | None = None
+        self, blob: bytes, imports: Imports, limits: GuestLimits, calls: Counter | None = None
     ) -> Guest:
-        """Compile `wasm` and instantiate it. Raises `EngineError`, and what a host function raised.
+        """An instance of what was compiled. Raises `EngineError`, and what a host function raised.
+
+        Nothing is compiled, and no thread is started. A blob of another engine, version or compiler, or a damaged
+        one, is `CacheRejected`. The limits are those that it was compiled with.
 
         Host calls are counted in `calls[0]`, from what stands there: the ledger page, which a supervisor reads
         while the guest computes.
 
-        Only the imports that the module names are bound. One that is not there, has another signature or is
-        no function is a `ModuleRejected`; so is a module that does not export its memory as `memory`. Its
-        start section, if any, runs in here.
+        Only the imports that the module names are bound; each must be there, as it was offered to the compiler.
+        Its start section, if any, runs in here.
         """
         ...
 
@@ -164,16 +190,23 @@ def load(name: str) -> Engine:
 
     Opens all files that the engine needs: afterwards it makes guests in a process that can open none.
     """
-    if name not in ("auto", "wasmer", "wasmtime"):
-        raise EngineUnavailable(f"cannot run the engine '{name}': choose 'wasmer', 'wasmtime' or 'auto'")
-    if name != "wasmtime":
+    for each in _choices(name):
         try:
-            from capsuled.sandbox.engine import wasmer
+            if each == "wasmer":
+                from capsuled.sandbox.engine import wasmer
 
-            return wasmer.WasmerEngine()
+                return wasmer.WasmerEngine()
+            from capsuled.sandbox.engine import wasmtime
+
+            return wasmtime.WasmtimeEngine()
         except EngineUnavailable:
-            if name == "wasmer":
+            if name != "auto" or each == "wasmtime":
                 raise
-    from capsuled.sandbox.engine import wasmtime
+    raise AssertionError  # the last choice has returned or raised
 
-    return wasmtime.WasmtimeEngine()
+
+def load_compiler(name: str) -> Compiler:
+    """The compiler for the engine of that name, chosen as `load` does. Raises `EngineUnavailable`.
+
+    Opens all files that it needs, as `load` does.
+    """

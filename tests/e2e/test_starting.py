@@ -268,3 +268,29 @@ def _ask_as(daemon: Daemon, uid: int, request: bytes, gid: int | None = None) ->
         with suppress(BrokenPipeError, ConnectionResetError):
             sock.sendall(request)
         return sock.recv(4096)
+
+
+@pytest.mark.parametrize(
+    ("patch", "first", "traceback"),
+    [
+        # A defect: its traceback is wanted, behind a sentence that says what has become of the capsules.
+        ("async def run(*_): raise KeyError('x')\ndaemon.run = run", "cannot go on: a defect in the", True),
+        ("def load(*_): raise KeyboardInterrupt\ncatalogue.load = load", "", False),
+    ],
+    ids=["defect", "interrupt"],
+)
+def test_what_ends_it_from_inside(daemon: Daemon, patch: str, first: str, traceback: bool) -> None:
+    """Neither a defect nor Ctrl-C while manifests are read ends in a bare traceback; the status is 1."""
+    file = daemon.folder / "capsuled.toml"
+    file.write_text('capsules = ["capsules"]\nruntime_dir = "rt"\nstate_dir = "st"\n')
+    code = (
+        "import sys\nfrom capsuled.supervisor import catalogue, daemon\n"
+        f"from capsuled.supervisor.commands.capsuled import main\n{patch}\n"
+        f"sys.exit(main(['run', '--config', {str(file)!r}]))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert found.returncode == 1, found
+    assert first in (found.stderr.splitlines() or [""])[0]
+    assert ("Traceback" in found.stderr) is traceback

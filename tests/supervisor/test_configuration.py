@@ -48,6 +48,7 @@ def test_root() -> None:
         capsules=(Path("/etc/capsuled/capsules"),),
         runtime_dir=Path("/run/capsuled"),
         state_dir=Path("/var/lib/capsuled"),
+        secrets_dir=Path("/etc/capsuled/secrets"),
         control=Control(Path("/run/capsuled/control.sock")),
     )
     assert default_file({}, 0) == FILE
@@ -104,6 +105,7 @@ def test_everything() -> None:
 capsules = ["capsules", "/srv/capsules"]
 runtime_dir = "run"
 state_dir = "/var/lib/other"
+secrets_dir = "secrets"
 allow_unhashed = true
 [control]
 path = "/run/c.sock"
@@ -127,6 +129,7 @@ file_count = 0
         capsules=(Path("/etc/c/capsules"), Path("/srv/capsules")),
         runtime_dir=Path("/etc/c/run"),
         state_dir=Path("/var/lib/other"),
+        secrets_dir=Path("/etc/c/secrets"),
         control=Control(Path("/run/c.sock"), {"ops": Level.OPERATE, "monitoring": Level.READ}),
         allow_unhashed=True,
         limits=replace(LIMITS, memory=128 * MIB, total_capsules=10, total_queue_bytes=64 * MIB),

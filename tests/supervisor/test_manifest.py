@@ -31,6 +31,7 @@ from capsuled.supervisor.manifest import (
     parse,
 )
 from capsuled.supervisor.quantities import GIB, KIB, MIB
+from capsuled.supervisor.secrets import Secret
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -649,3 +650,29 @@ def test_any_values_are_read_or_told(values: dict[str, object]) -> None:
     except faults.FileInvalid as exc:
         keys = {each.key for each in exc.faults}
     assert keys == {name for name in values if name not in faults.readable(Limits(), values)}
+
+
+def test_a_secret_is_a_name() -> None:
+    """`{ secret = "…" }` alone is the name of a secret; a table with more in it is a value like any."""
+    found = read('[config]\ntoken = { secret = "api-token" }\nother = { secret = "x", more = 1 }\n').config
+    assert found == {"token": Secret("api-token"), "other": {"secret": "x", "more": 1}}
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".x", "A", "a" * 64])
+def test_a_secrets_name_leads_nowhere_else(name: str) -> None:
+    """It is one plain file name, so that it cannot leave the capsule's own folder."""
+    key, _ = alone(f'[config]\ntoken = {{ secret = "{name}" }}\n')
+    assert key == "config.token.secret"
+
+
+@pytest.mark.parametrize(
+    ("lists", "key"),
+    [
+        ('ipc_retain = ["a"]', "capabilities.ipc_retain[0]"),
+        ('ipc_publish = ["a.*"]\nipc_retain = ["a.b", "*"]', "capabilities.ipc_retain[1]"),
+        ('ipc_publish = ["a.*"]\nipc_retain = ["a..b"]', "capabilities.ipc_retain[0]"),
+    ],
+)
+def test_only_what_may_be_published_is_retained(lists: str, key: str) -> None:
+    """A pattern that no publish grant covers alone is a mistake, told with its place."""
+    assert alone(f"[capabilities]\n{lists}\n")[0] == key

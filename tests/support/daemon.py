@@ -132,6 +132,7 @@ class Daemon:
         command = [sys.executable, "-m", "capsuled.supervisor.commands.capsuled", "run", "--config"]
         return subprocess.Popen(
             [*command, str(self.folder / "capsuled.toml"), *arguments],
+            bufsize=0,  # what is read ahead here would be missing in the log
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=stderr,

@@ -1,0 +1,73 @@
+"""What the supervisor tells a compiler process, and how that answers.
+
+The order, with the module in it, is the process's standard input, a sealed memory file. Its standard output is the
+blob (`blob`), or the sentence that says why there is none; which of the two, its exit status says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import cbor2
+
+VERSION = 1
+
+DONE = 0
+"""Exit status: the output is a blob."""
+REJECTED = 65
+"""The module is not one that can run: the output is a sentence for its author. As `reports.STATUS`."""
+FAILED = 71
+"""The compiler itself has failed: the output is a sentence with the name of the error."""
+NO_MEMORY = 77
+"""It has reached its `process_memory`."""
+SEALING_FAILED = 97
+"""It could not seal itself, and has not looked at the module; the output names the step."""
+
+MAX_SENTENCE = 4 * 1024
+"""Characters of a sentence: what a report of a worker holds, too."""
+
+
+class CompileOrderError(ValueError):
+    """Bytes that are not an order to a compiler of this version."""
+
+
+@dataclass(frozen=True)
+class CompileOrder:
+    """One module to compile, and what the process that does it may use up."""
+
+    engine: str
+    """`wasmer`, `wasmtime` or `auto`."""
+    module_hash: str
+    """`sha256:` and hex, as the manifest has it; empty: any."""
+    memory: int
+    """Bytes of linear memory that the guest may have."""
+    process_memory: int
+    """Bytes of data that the process may have."""
+    cpu_seconds: int
+    """Processor time of the process, over all of its threads."""
+    module: bytes
+
+
+def encode(order: CompileOrder) -> bytes:
+    """The order's bytes."""
+    return cbor2.dumps({"version": VERSION, **asdict(order)})
+
+
+def decode(data: bytes) -> CompileOrder:
+    """The order in `data`. Raises `CompileOrderError`; the supervisor is trusted: this guards against mixed versions."""
+    try:
+        fields: dict[str, Any] = cbor2.loads(data)
+        version = fields.pop("version")
+        if version != VERSION:
+            raise CompileOrderError(
+                f"the compile order has version {version}; this compiler reads {VERSION}: restart the supervisor"
+            )
+        return CompileOrder(**fields)
+    except (cbor2.CBORError, AttributeError, KeyError, TypeError) as exc:
+        raise CompileOrderError(f"not a compile order: {exc}") from exc
+
+
+def cut(sentence: str) -> str:
+    """A sentence at its longest."""
+    return sentence if len(sentence) <= MAX_SENTENCE else sentence[: MAX_SENTENCE - 1] + "…"

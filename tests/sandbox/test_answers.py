@@ -1,0 +1,130 @@
+"""Answers to requests: each handle has one, or one failure, and then it is gone."""
+
+from __future__ import annotations
+
+import cbor2
+import pytest
+
+from capsuled.proto import envelopes
+from capsuled.proto.refusals import Errno, Refusal
+from capsuled.sandbox.answers import MAX_WAITING, Answers
+from capsuled.supervisor.backbone.requests import MAX_PENDING
+
+SOURCE = envelopes.source_part(b"peer", bytes(16), b"alice")
+ENCODED = envelopes.message(b"reply.5", b"\x18\x2a", SOURCE, 6, 1000, 5)
+ROOM = 1 << 20
+
+
+def waiting(handle: int = 3, deadline: float = 10.0) -> Answers:
+    """One request that waits."""
+    answers = Answers()
+    answers.open(handle, "ask.it", deadline)
+    return answers
+
+
+def refusal(answers: Answers, handle: int = 3, cap: int = ROOM, now: float = 0.0) -> Refusal:
+    with pytest.raises(Refusal) as caught:
+        answers.take(handle, cap, now)
+    return caught.value
+
+
+def test_an_answer_is_received_once() -> None:
+    """It comes in an envelope like any message; then the handle is gone."""
+    answers = waiting()
+    assert answers.answer(3, 6, ENCODED)
+    (message,) = cbor2.loads(answers.take(3, ROOM, 0.0))["messages"]
+    assert (message["topic"], message["payload"], message["cause"]) == ("reply.5", 42, 5)
+    assert 3 not in answers
+
+
+def test_a_failure_is_received_once() -> None:
+    """It is the refusal of the receive; then the handle is gone."""
+    answers = waiting()
+    answers.fail(3, Errno.CONNREFUSED, "declined")
+    assert refusal(answers).sentence == "declined"
+    assert 3 not in answers
+
+
+@pytest.mark.parametrize(("now", "over"), [(9.999, False), (10.0, True)])
+def test_its_time_ends_it(now: float, over: bool) -> None:
+    """Before the deadline the envelope is empty and the handle stays; at the deadline it is a refusal, and gone."""
+    answers = waiting()
+    assert answers.waiting[3].over(now) is over
+    if over:
+        found = refusal(answers, now=now)
+        assert (found.errno, found.sentence) == (
+            Errno.TIMEDOUT,
+            "the request on 'ask.it' was not answered in time",
+        )
+    else:
+        assert cbor2.loads(answers.take(3, ROOM, now)) == {"messages": [], "dropped": 0, "lagged": 0}
+    assert (3 in answers) is not over
+
+
+def test_an_answer_that_is_there_is_not_late() -> None:
+    """What came in time is received after the deadline too: the guest was slow, not the answer."""
+    answers = waiting()
+    answers.answer(3, 6, ENCODED)
+    assert cbor2.loads(answers.take(3, ROOM, 99.0))["messages"]
+
+
+def test_a_buffer_that_is_too_small_takes_nothing() -> None:
+    """One byte less than what is needed is refused, told how much, and the answer stays; with it it comes."""
+    answers = waiting()
+    answers.answer(3, 6, ENCODED)
+    found = refusal(answers, cap=0)
+    assert found.errno is Errno.NOBUFS
+    assert refusal(answers, cap=found.needed - 1).needed == found.needed
+    assert len(answers.take(3, found.needed, 0.0)) == found.needed
+
+
+def test_a_buffer_too_small_for_an_empty_envelope() -> None:
+    """The same where there is no answer yet."""
+    answers = waiting()
+    needed = refusal(answers, cap=1).needed
+    assert refusal(answers, cap=needed - 1).errno is Errno.NOBUFS
+    assert len(answers.take(3, needed, 0.0)) == needed
+    assert 3 in answers
+
+
+def test_so_many_wait_and_no_more() -> None:
+    """`MAX_WAITING` wait, as many as the backbone holds; one more is refused until one has ended."""
+    answers = Answers()
+    assert MAX_WAITING == MAX_PENDING
+    for handle in range(MAX_WAITING):
+        answers.open(handle, "ask.it", 10.0)
+    with pytest.raises(Refusal, match="16 requests wait already: receive their answers first") as caught:
+        answers.open(99, "ask.it", 10.0)
+    assert caught.value.errno is Errno.MFILE
+    assert 99 not in answers
+    answers.forget(0)
+    answers.open(99, "ask.it", 10.0)
+
+
+def test_an_answer_for_nobody() -> None:
+    """To a handle that the guest has given up, or that has failed, it changes nothing."""
+    answers = waiting()
+    answers.forget(3)
+    assert not answers.answer(3, 6, ENCODED)
+    answers = waiting()
+    answers.fail(3, Errno.CONNRESET, "gone")
+    assert not answers.answer(3, 6, ENCODED)
+    assert refusal(answers).sentence == "gone"
+
+
+def test_a_failure_after_the_answer_changes_nothing() -> None:
+    """A restart of the backbone fails what waits, and not what has been answered."""
+    answers = waiting()
+    answers.open(4, "ask.other", 10.0)
+    answers.answer(3, 6, ENCODED)
+    answers.fail_all(Errno.CONNRESET, "the backbone was restarted")
+    assert cbor2.loads(answers.take(3, ROOM, 0.0))["messages"]
+    assert refusal(answers, 4).errno is Errno.CONNRESET
+
+
+def test_a_handle_that_was_given_up_is_none() -> None:
+    """KeyError for the second time."""
+    answers = waiting()
+    answers.forget(3)
+    with pytest.raises(KeyError):
+        answers.forget(3)

@@ -10,6 +10,7 @@ Pure: no I/O, no clock, no Trio, no ZeroMQ. In reading order:
 - `ledger`: the page of counters that a worker keeps and the supervisor reads
 - `order`, `reports`, `loglines`: what the supervisor hands a worker at launch, and what they tell each
   other then
+- `spine`: what the operator's ZeroMQ programs see
 - `abi`, `refusals`, `header`: the guest's view: functions, errors, and the C header of both
 - `control`: the operator's vocabulary
 """

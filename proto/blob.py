@@ -14,7 +14,9 @@ MAGIC = b"capsuled blob\r\n\0"
 FORMAT = 1
 """Of the head and of the content: raised with each change of either."""
 
-_HEAD = struct.Struct("<16sI12s24s24s32s")  # magic, format, engine, its version, compiler, hash of the content
+_HEAD = struct.Struct(
+    "<16sI12s24s24s32s"
+)  # magic, format, engine, its version, compiler, hash of the content
 HEAD_BYTES = _HEAD.size
 
 

@@ -55,7 +55,7 @@ def encode(order: CompileOrder) -> bytes:
 
 
 def decode(data: bytes) -> CompileOrder:
-    """The order in `data`. Raises `CompileOrderError`; the supervisor is trusted: this guards against mixed versions."""
+    """The order in `data`. Raises `CompileOrderError`, which guards against mixed versions alone."""
     try:
         fields: dict[str, Any] = cbor2.loads(data)
         version = fields.pop("version")

@@ -5,14 +5,14 @@
 - `sealing`, `kernel`: what the process gives up before it reads a byte of the module; the raw calls for it
 - `loading`: the module is verified and its imports are checked
 - `engine`: the guest's engine behind one seam
-- `host`, `wasi`: the functions that a guest may call
+- `host`, `wasi`, `system`: the functions that a guest may call
 - `ipc`: publish, subscribe, receive: the rules below put to work on a real edge
 - `outgoing`: what was published and not sent yet
-- `inbox`, `subscription`: what was received and not taken yet
+- `inbox`, `subscription`: what was received and not taken yet; `answers`: to the guest's own requests
 - `edge`: the ZeroMQ socket to the backbone
 - `supervisor`: the control descriptor: reports out, cancellation in
 - `logs`: log lines out, within their rate
 - `page`: the ledger page, where the supervisor reads the worker's counters
 
-`outgoing`, `inbox`, `subscription` and `loading` are rules: they see no socket and no clock.
+`outgoing`, `inbox`, `subscription`, `answers` and `loading` are rules: they see no socket and no clock.
 """

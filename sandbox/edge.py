@@ -6,6 +6,7 @@ The worker listens and the backbone connects, so that a sealed worker needs neit
 
 from __future__ import annotations
 
+import errno
 import socket
 
 import zmq
@@ -17,9 +18,6 @@ _EVENTS, _ANY = int(zmq.EVENTS), int(zmq.POLLIN | zmq.POLLOUT)
 
 SEND_HWM = 16
 """Frames that ZeroMQ holds for a backbone that does not read: the rest waits in `outgoing`, which is bounded."""
-
-ZERO_COPY_BYTES = 64 * 1024
-"""From this size on a frame is handed over by reference: the copy costs more than the bookkeeping."""
 
 
 class Edge:
@@ -48,9 +46,12 @@ class Edge:
     def send(self, frame: bytes) -> bool:
         """Hand a frame over; False when there is no room or no backbone."""
         try:
-            self._socket.send(frame, NOBLOCK, len(frame) < ZERO_COPY_BYTES)
+            # Always a copy: for frames by reference pyzmq starts a thread, which a sealed process cannot.
+            self._socket.send(frame, NOBLOCK)
         except zmq.Again:
             return False
+        except zmq.ZMQError as exc:
+            raise _ours(exc) from exc
         return True
 
     def receive(self) -> bytes | None:
@@ -59,6 +60,8 @@ class Edge:
             return self._socket.recv(NOBLOCK)
         except zmq.Again:
             return None
+        except zmq.ZMQError as exc:
+            raise _ours(exc) from exc
 
     def has_news(self) -> bool:
         """Whether there is a frame to receive or room to send: for both at once, and of one moment.
@@ -66,3 +69,8 @@ class Edge:
         A receive that comes up empty may have eaten the news of room, and a send without room that of a frame.
         """
         return bool(int(self._socket.getsockopt(_EVENTS)) & _ANY)
+
+
+def _ours(exc: zmq.ZMQError) -> Exception:
+    """What ZeroMQ says when `process_memory` is reached, as everything else says it; what else it says, as it is."""
+    return MemoryError(str(exc)) if exc.errno == errno.ENOMEM else exc

@@ -16,7 +16,7 @@ from capsuled.proto.records import EPOCH_SHIFT, Down
 from capsuled.proto.refusals import Errno, Refusal
 from capsuled.proto.subscriptions import Subscriptions
 from capsuled.proto.topics import Segments
-from capsuled.sandbox.subscription import Message, Subscription
+from capsuled.sandbox.subscription import NOT_YET, Message, Subscription
 
 MAX_HANDLE = 0x7FFF_FFFF
 """Handles are positive i32."""
@@ -137,12 +137,15 @@ class Inbox:
                     self._note_request(message.seq)
         return envelope
 
-    def answered(self, seq: int) -> None:
-        """The guest answers a request, once. Raises `Refusal` when it has none of that number."""
+    def check_request(self, seq: int) -> None:
+        """Raise `Refusal` unless the guest has received a request of that number and not answered it."""
         if seq not in self._requests:
             raise Refusal(
                 Errno.BADF, f"the message {seq} is no request that was received and not answered yet"
             )
+
+    def answered(self, seq: int) -> None:
+        """A request that `check_request` has passed is answered: once."""
         del self._requests[seq]
 
     def delivered(self, seq: int) -> None:
@@ -214,7 +217,7 @@ class Inbox:
             subscription.lag(total)
 
     def unacknowledged(self) -> list[Subscription]:
-        return [each for each in self.handles.values() if each.since > 1 << 63]
+        return [each for each in self.handles.values() if each.since == NOT_YET]
 
     def closing(self) -> list[int]:
         return list(self._closing)

@@ -150,14 +150,16 @@ class Ipc:
         """Answer a request; `admit` has passed the payload. Raises `Refusal`, and then it has cost no quota."""
         with self._refunding(len(payload)):
             payloads.check(payload)
-            self._inbox.answered(request)
+            self._inbox.check_request(request)
             self._hand_over(records.up(UpKind.REPLY, b"", 0, request, payload))
+            self._inbox.answered(request)
         self._flush()
 
     def decline(self, request: int, reason: bytes) -> None:
         """Refuse a request, with a reason for its sender. Raises `Refusal`."""
-        self._inbox.answered(request)
+        self._inbox.check_request(request)
         self._hand_over(records.up(UpKind.DECLINE, reason, 0, request))
+        self._inbox.answered(request)
         self._flush()
 
     def flush_due(self) -> None:

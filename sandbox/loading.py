@@ -23,7 +23,9 @@ def verify(wasm: bytes, expected: str) -> None:
     """Raise `ModuleRejected` unless the module has this hash, ``sha256:`` and hex; an empty one allows any."""
     found = f"sha256:{hashlib.sha256(wasm).hexdigest()}"
     if expected and found != expected:
-        raise ModuleRejected(f"the module's hash is {found}; the manifest says {expected}")
+        raise ModuleRejected(
+            f"the module's hash is {found}; the manifest says {expected}: build it anew, or write the hash that it has"
+        )
 
 
 def entry_of(wasm: bytes, offered: Offered) -> str:

@@ -81,7 +81,19 @@ its end is SIGKILL, or SIGSYS from here."""
 
 _PROBED = (
     *("open", "openat", "stat", "lstat", "newfstatat", "statx", "access", "faccessat", "faccessat2"),
-    *("readlink", "readlinkat", "getcwd", "getdents64", "socket", "connect", "ioctl", "uname", "sysinfo"),
+    *(
+        "readlink",
+        "readlinkat",
+        "getcwd",
+        "getdents64",
+        "statfs",
+        "fstatfs",
+        "socket",
+        "connect",
+        "ioctl",
+        "uname",
+        "sysinfo",
+    ),
     *("getrusage", "getuid", "geteuid", "getgid", "getegid", "getppid", "sched_getaffinity"),
     "mremap",  # realloc(3) copies when it is refused
 )

@@ -103,6 +103,8 @@ _NUMBERS: Mapping[str, tuple[int, int | None]] = {
     "stat": (4, None),
     "lstat": (6, None),
     "newfstatat": (262, 79),
+    "statfs": (137, 43),
+    "fstatfs": (138, 44),
     "statx": (332, 291),
     "access": (21, None),
     "faccessat": (269, 48),

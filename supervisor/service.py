@@ -302,10 +302,14 @@ def _hopeless(capsule: Capsule, wait: Wait) -> Refused | None:
 
 def _engines() -> dict[str, Json]:
     """What the workers can run. Asked of the installed packages, for no engine is loaded into this process."""
+    return {name: _engine(name) for name in ("wasmer", "wasmtime")}
+
+
+def _engine(name: str) -> dict[str, Json]:
     try:
-        version = importlib.metadata.version("wasmer")
+        version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return {"wasmer": {"available": False, "why": "the package wasmer is not installed"}}
-    if sys.version_info >= (3, 11):
-        return {"wasmer": {"available": False, "why": "its binding needs CPython 3.10"}}
-    return {"wasmer": {"available": True, "version": version}}
+        return {"available": False, "why": f"the package {name} is not installed"}
+    if name == "wasmer" and sys.version_info >= (3, 11):
+        return {"available": False, "why": "its binding needs CPython 3.10"}
+    return {"available": True, "version": version}

@@ -28,7 +28,15 @@ from capsuled.sandbox.engine.reader import (
     sections,
     shown,
 )
-from capsuled.sandbox.engine.seam import GuestLimits, HostFunction, Imports, ModuleRejected, Signature
+from capsuled.sandbox.engine.seam import (
+    GuestLimits,
+    HostFunction,
+    Imports,
+    ModuleRejected,
+    Offered,
+    Signature,
+    signatures,
+)
 
 PAGE = 64 * 1024
 MAX_PAGES = 65_536
@@ -83,26 +91,31 @@ class _Limits(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """What an engine gets of a module, whichever engine it is."""
+    """What a compiler gets of a module, whichever engine it is for."""
 
     info: ModuleInfo
-    functions: dict[tuple[str, str], HostFunction]
-    """Those of the host that it imports."""
+    functions: dict[tuple[str, str], Signature]
+    """Of the host functions that it imports, each once."""
     capped: bytes
     """The module with the limits in it: this is compiled, nothing else."""
 
 
-def prepare(wasm: bytes, imports: Imports, limits: GuestLimits) -> Prepared:
+def prepare(wasm: bytes, offered: Offered, limits: GuestLimits) -> Prepared:
     """Read a module, and write the limits into it. Raises `ModuleRejected`.
 
     All that can be told without an engine is told here, so that both engines refuse the same modules with the
     same words; what is left to an engine are the function bodies.
     """
     info = inspect(wasm)
-    functions = wanted(info, imports)
+    functions = wanted(info, offered)
     if info.exports.get(MEMORY_EXPORT, ("", None))[0] != "memory":
         raise ModuleRejected(f"it exports no memory as '{MEMORY_EXPORT}'")
     return Prepared(info, functions, cap(wasm, limits.memory_bytes, limits.table_elements))
+
+
+def bound(info: ModuleInfo, imports: Imports) -> dict[tuple[str, str], HostFunction]:
+    """The host functions that a module imports, in the order that its shim has them. Raises `ModuleRejected`."""
+    return {key: imports[key] for key in wanted(info, signatures(imports))}
 
 
 def entry(info: ModuleInfo, export: str) -> AnySignature:
@@ -165,22 +178,22 @@ def inspect(wasm: bytes) -> ModuleInfo:
     return info
 
 
-def wanted(info: ModuleInfo, imports: Imports) -> dict[tuple[str, str], HostFunction]:
-    """The host functions that a module imports. Raises `ModuleRejected` and names the import that is none."""
-    found: dict[tuple[str, str], HostFunction] = {}
+def wanted(info: ModuleInfo, offered: Offered) -> dict[tuple[str, str], Signature]:
+    """What a module imports of what is offered. Raises `ModuleRejected` and names the import that is none."""
+    found: dict[tuple[str, str], Signature] = {}
     for each in info.imports:
         name = f"{shown(each.name)} from {shown(each.module)}"
         if each.signature is None:
             raise ModuleRejected(f"it imports the {each.kind} {name}: only functions may be imported")
-        function = imports.get((each.module, each.name))
-        if function is None:
+        signature = offered.get((each.module, each.name))
+        if signature is None:
             raise ModuleRejected(f"it imports the function {name}, which is not there")
-        if function.signature != each.signature:
+        if signature != each.signature:
             raise ModuleRejected(
                 f"it imports the function {name} as {signature_text(each.signature)}; "
-                f"it is {signature_text(function.signature)}"
+                f"it is {signature_text(signature)}"
             )
-        found[each.module, each.name] = function
+        found[each.module, each.name] = signature
     return found
 
 

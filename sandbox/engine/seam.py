@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 from capsuled.proto.abi import ValueType
 
@@ -77,11 +77,18 @@ class HostFunction:
     call: Callable[..., int]
 
 
+Made = TypeVar("Made")
+
 Imports = Mapping[tuple[str, str], HostFunction]
 """By import module and name."""
 
 Offered = Mapping[tuple[str, str], Signature]
 """What may be imported, before there is anything to call: by import module and name."""
+
+
+def signatures(imports: Imports) -> Offered:
+    """What imports are as an offer."""
+    return {key: function.signature for key, function in imports.items()}
 
 
 @dataclass(frozen=True)
@@ -190,19 +197,18 @@ def load(name: str) -> Engine:
 
     Opens all files that the engine needs: afterwards it makes guests in a process that can open none.
     """
-    for each in _choices(name):
-        try:
-            if each == "wasmer":
-                from capsuled.sandbox.engine import wasmer
 
-                return wasmer.WasmerEngine()
-            from capsuled.sandbox.engine import wasmtime
+    def wasmer() -> Engine:
+        from capsuled.sandbox.engine.wasmer import WasmerEngine
 
-            return wasmtime.WasmtimeEngine()
-        except EngineUnavailable:
-            if name != "auto" or each == "wasmtime":
-                raise
-    raise AssertionError  # the last choice has returned or raised
+        return WasmerEngine()
+
+    def wasmtime() -> Engine:
+        from capsuled.sandbox.engine.wasmtime import WasmtimeEngine
+
+        return WasmtimeEngine()
+
+    return _choose(name, wasmer, wasmtime)
 
 
 def load_compiler(name: str) -> Compiler:
@@ -210,3 +216,27 @@ def load_compiler(name: str) -> Compiler:
 
     Opens all files that it needs, as `load` does.
     """
+
+    def wasmer() -> Compiler:
+        from capsuled.sandbox.engine.wasmer import WasmerCompiler
+
+        return WasmerCompiler()
+
+    def wasmtime() -> Compiler:
+        from capsuled.sandbox.engine.wasmtime import WasmtimeCompiler
+
+        return WasmtimeCompiler()
+
+    return _choose(name, wasmer, wasmtime)
+
+
+def _choose(name: str, wasmer: Callable[[], Made], wasmtime: Callable[[], Made]) -> Made:
+    if name not in ("auto", "wasmer", "wasmtime"):
+        raise EngineUnavailable(f"cannot run the engine '{name}': choose 'wasmer', 'wasmtime' or 'auto'")
+    if name != "wasmtime":
+        try:
+            return wasmer()
+        except EngineUnavailable:
+            if name == "wasmer":
+                raise
+    return wasmtime()

@@ -20,11 +20,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from capsuled.proto import abi
+from capsuled.proto.blob import Head
 from capsuled.sandbox.engine import binary, shim
+from capsuled.sandbox.engine.code import Code, pack, unpack
 from capsuled.sandbox.engine.memory import ViewedMemory
 from capsuled.sandbox.engine.seam import (
     MAX_BACKTRACE,
     MAX_MESSAGE,
+    CacheRejected,
     Counter,
     EngineUnavailable,
     GuestLimits,
@@ -32,18 +35,21 @@ from capsuled.sandbox.engine.seam import (
     HostFunction,
     Imports,
     ModuleRejected,
+    Offered,
     TrapKind,
+    signatures,
 )
 
 try:
     import wasmer
     from greenlet import getcurrent, greenlet
-    from wasmer_compiler_cranelift import Compiler
 except ImportError as exc:  # on other Pythons PyPI's wasmer is a stub that fails like this
     raise EngineUnavailable(
         f"cannot run wasmer: its binding needs CPython 3.10 on x86-64 ({exc}); "
         "install capsuled there, or choose the engine 'wasmtime'"
     ) from exc
+
+HEAD = Head("wasmer", wasmer.__version__, "cranelift")
 
 DRAIN_CALLS = 1_000
 """Host calls between two drains: each keeps 8 bytes until then, and the switch costs nothing measurable."""
@@ -170,32 +176,70 @@ class WasmerGuest:
         raise exc
 
 
-class WasmerEngine:
-    """See the module's docstring."""
+class WasmerCompiler:
+    """Cranelift. It starts a pool of threads with the first module, and a child forked after that hangs in it."""
 
     name = "wasmer"
 
-    def instantiate(
-        self, wasm: bytes, imports: Imports, limits: GuestLimits, calls: Counter | None = None
-    ) -> WasmerGuest:
-        info, functions, capped = binary.prepare(wasm, imports, limits)
-        store = wasmer.Store(wasmer.engine.Universal(Compiler))
+    def __init__(self) -> None:
         try:
-            module = wasmer.Module(store, capped)
+            from wasmer_compiler_cranelift import Compiler
+        except ImportError as exc:
+            raise EngineUnavailable(
+                f"cannot compile for wasmer: its compiler is not installed ({exc}); "
+                "install 'wasmer_compiler_cranelift==1.1.0', or choose the engine 'wasmtime'"
+            ) from exc
+        self._store = wasmer.Store(wasmer.engine.Universal(Compiler))
+
+    def compile(self, wasm: bytes, offered: Offered, limits: GuestLimits) -> bytes:
+        info, functions, capped = binary.prepare(wasm, offered, limits)
+        try:
+            module = self._native(capped)
         except RuntimeError as exc:
             raise ModuleRejected(f"the engine rejects it: {_first_line(exc)}") from exc
-        guest = WasmerGuest(store, info, [0] if calls is None else calls)
-        guest.start(module, _bind(store, guest, functions))
+        between = self._native(shim.build(list(functions.values()))) if functions else b""
+        return pack(HEAD, Code(info, module, between))
+
+    def _native(self, wasm: bytes) -> bytes:
+        return bytes(wasmer.Module(self._store, wasm).serialize())
+
+
+class WasmerEngine:
+    """See the module's docstring. It has no compiler, and starts no thread."""
+
+    name = "wasmer"
+
+    def __init__(self) -> None:
+        self._compiler = WasmerCompiler()  # TRANSITION
+
+    def instantiate(
+        self, blob: bytes, imports: Imports, limits: GuestLimits, calls: Counter | None = None
+    ) -> WasmerGuest:
+        if blob.startswith(b"\0asm"):  # TRANSITION: the worker still hands over modules
+            blob = self._compiler.compile(blob, signatures(imports), limits)  # TRANSITION
+        code = unpack(blob, HEAD)
+        functions = binary.bound(code.info, imports)
+        store = wasmer.Store(wasmer.engine.Universal())
+        module = _loaded(store, code.module)
+        guest = WasmerGuest(store, code.info, [0] if calls is None else calls)
+        guest.start(module, _bind(store, guest, functions, code.shim))
         return guest
 
 
+def _loaded(store: Any, native: bytes) -> Any:
+    try:
+        return wasmer.Module.deserialize(store, native)
+    except RuntimeError as exc:
+        raise CacheRejected(f"the engine does not load what was compiled: {_first_line(exc)}") from exc
+
+
 def _bind(
-    store: Any, guest: WasmerGuest, functions: Mapping[tuple[str, str], HostFunction]
+    store: Any, guest: WasmerGuest, functions: Mapping[tuple[str, str], HostFunction], native: bytes
 ) -> dict[str, dict[str, Any]]:
     """The guest's imports: exports of a shim whose own imports are our host functions."""
     if not functions:
         return {}
-    module = wasmer.Module(store, shim.build([each.signature for each in functions.values()]))
+    module = _loaded(store, native)
     memory = wasmer.Memory(store, wasmer.MemoryType(shim.PAGES, shim.PAGES, False))
     arguments = memoryview(memory.buffer).cast("B").cast("Q")
     hosts: dict[str, Any] = {

@@ -14,20 +14,27 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from capsuled.proto import abi
+from capsuled.proto.blob import Head
 from capsuled.sandbox.engine import binary, shim
 from capsuled.sandbox.engine import wasmtime_raw as raw
+from capsuled.sandbox.engine.code import Code, pack, unpack
 from capsuled.sandbox.engine.memory import ViewedMemory
 from capsuled.sandbox.engine.seam import (
     MAX_BACKTRACE,
     MAX_MESSAGE,
+    CacheRejected,
     Counter,
     GuestLimits,
     GuestTrap,
     HostFunction,
     Imports,
     ModuleRejected,
+    Offered,
     TrapKind,
+    signatures,
 )
+
+HEAD = Head("wasmtime", raw.VERSION, "cranelift")
 
 _MASK = 0xFFFF_FFFF_FFFF_FFFF
 
@@ -69,7 +76,7 @@ class WasmtimeGuest:
         function = self._store.export(self._instance, export)
         self._run(lambda: self._store.call(function, len(results)))
 
-    def bind(self, engine: raw.Engine, functions: list[HostFunction]) -> list[raw.Extern]:
+    def bind(self, engine: raw.Engine, functions: list[HostFunction], native: bytes) -> list[raw.Extern]:
         """Exports of a shim whose own imports are these functions, in their order."""
         store = self._store
         if not functions:
@@ -78,8 +85,7 @@ class WasmtimeGuest:
         # The host functions hold the view, and the store holds them: it does not outlive the memory.
         arguments = store.view(memory).cast("Q")
         hosts = [store.function(self._host(each, arguments)) for each in functions]
-        module = raw.Module(engine, shim.build([each.signature for each in functions]))
-        instance = store.instantiate(module, [*hosts, memory])
+        instance = store.instantiate(_loaded(engine, native), [*hosts, memory])
         return [store.export(instance, str(i)) for i in range(len(functions))]
 
     def start(self, module: raw.Module, imports: list[raw.Extern], limits: GuestLimits) -> None:
@@ -149,6 +155,27 @@ class WasmtimeGuest:
         return raw.stop()
 
 
+class WasmtimeCompiler:
+    """Cranelift, in this thread."""
+
+    name = "wasmtime"
+
+    def __init__(self) -> None:
+        self._engine = raw.Engine()
+
+    def compile(self, wasm: bytes, offered: Offered, limits: GuestLimits) -> bytes:
+        info, functions, capped = binary.prepare(wasm, offered, limits)
+        try:
+            module = self._native(capped)
+        except raw.Refused as exc:
+            raise ModuleRejected(f"the engine rejects it: {str(exc)[:MAX_MESSAGE]}") from exc
+        between = self._native(shim.build(list(functions.values()))) if functions else b""
+        return pack(HEAD, Code(info, module, between))
+
+    def _native(self, wasm: bytes) -> bytes:
+        return raw.Module(self._engine, wasm).serialize()
+
+
 class WasmtimeEngine:
     """See the module's docstring."""
 
@@ -156,19 +183,30 @@ class WasmtimeEngine:
 
     def __init__(self) -> None:
         self._engine = raw.Engine()
+        self._compiler = WasmtimeCompiler()  # TRANSITION
 
     def instantiate(
-        self, wasm: bytes, imports: Imports, limits: GuestLimits, calls: Counter | None = None
+        self, blob: bytes, imports: Imports, limits: GuestLimits, calls: Counter | None = None
     ) -> WasmtimeGuest:
-        info, functions, capped = binary.prepare(wasm, imports, limits)
-        try:
-            module = raw.Module(self._engine, capped)
-        except raw.Refused as exc:
-            raise ModuleRejected(f"the engine rejects it: {str(exc)[:MAX_MESSAGE]}") from exc
-        guest = WasmtimeGuest(self._engine, info, [0] if calls is None else calls)
-        bound = dict(zip(functions, guest.bind(self._engine, list(functions.values())), strict=True))
-        guest.start(module, [bound[each.module, each.name] for each in info.imports], limits)
+        if blob.startswith(b"\0asm"):  # TRANSITION: the worker still hands over modules
+            blob = self._compiler.compile(blob, signatures(imports), limits)  # TRANSITION
+        code = unpack(blob, HEAD)
+        functions = binary.bound(code.info, imports)
+        module = _loaded(self._engine, code.module)
+        guest = WasmtimeGuest(self._engine, code.info, [0] if calls is None else calls)
+        bound = dict(
+            zip(functions, guest.bind(self._engine, list(functions.values()), code.shim), strict=True)
+        )
+        guest.start(module, [bound[each.module, each.name] for each in code.info.imports], limits)
         return guest
+
+
+def _loaded(engine: raw.Engine, native: bytes) -> raw.Module:
+    try:
+        return raw.Module.deserialize(engine, native)
+    except raw.Refused as exc:
+        text = str(exc)[:MAX_MESSAGE]
+        raise CacheRejected(f"the engine does not load what was compiled: {text}") from exc
 
 
 def told(exc: raw.Trapped) -> GuestTrap:

@@ -31,7 +31,7 @@ from ctypes import (
 )
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from capsuled.sandbox.engine.seam import EngineUnavailable
 
@@ -57,9 +57,17 @@ class Trapped(Exception):
         self.code = code
 
 
-def library_in(package: Path) -> Path:
+class Found(NamedTuple):
+    """The library of an installed package, and the version of it: `50.0.1`."""
+
+    path: Path
+    version: str
+
+
+def library_in(package: Path) -> Found:
     """The library in an installed package `wasmtime`. Raises `EngineUnavailable`."""
-    if not any(package.parent.glob(f"wasmtime-{RELEASE}.*.dist-info")):
+    installed = sorted(package.parent.glob(f"wasmtime-{RELEASE}.*.dist-info"))
+    if not installed:
         raise EngineUnavailable(
             f"cannot run wasmtime: {package} is not release {RELEASE}, the only one whose C API is known here; "
             f"install 'wasmtime>={RELEASE},<{RELEASE + 1}'"
@@ -69,20 +77,20 @@ def library_in(package: Path) -> Path:
         raise EngineUnavailable(
             f"cannot run wasmtime: {path} is not there; PyPI has it for Linux on x86_64 and aarch64"
         )
-    return path
+    return Found(path, installed[-1].name.removeprefix("wasmtime-").removesuffix(".dist-info"))
 
 
-def _load() -> ctypes.CDLL:
+def _load() -> tuple[ctypes.CDLL, str]:
     spec = find_spec("wasmtime")  # a look into the path; nothing of the package runs
     places = None if spec is None else spec.submodule_search_locations
     if not places:
         raise EngineUnavailable(
             f"cannot run wasmtime: it is not installed; install 'wasmtime>={RELEASE},<{RELEASE + 1}'"
         )
-    path = library_in(Path(places[0]))
+    path, version = library_in(Path(places[0]))
     try:
         # CDLL, not PyDLL: Python's lock is free while the guest computes, and a callback takes it.
-        return ctypes.CDLL(str(path))
+        return ctypes.CDLL(str(path)), version
     except OSError as exc:
         raise EngineUnavailable(
             f"cannot run wasmtime: {path} cannot be loaded: {exc}; install what it names"
@@ -132,7 +140,7 @@ for (System V AMD64, AAPCS64) they come in registers, which the callee may ignor
 # Of each: name, result, parameters, in the order of the header named above it. Addresses are ints, null is None.
 
 
-library = _load()
+library, VERSION = _load()
 
 
 def _declare(name: str, result: Any, *parameters: Any, of: ctypes.CDLL = library) -> Callable[..., Any]:
@@ -151,6 +159,13 @@ _module_new: Callable[..., int | None] = _declare(
     "wasmtime_module_new", c_void_p, c_void_p, c_char_p, c_size_t, c_void_p
 )
 _module_delete: Callable[[int], None] = _declare("wasmtime_module_delete", None, c_void_p)
+# The vector becomes ours. What is read back must be what was written here: it is run as it is (`code`).
+_module_serialize: Callable[..., int | None] = _declare(
+    "wasmtime_module_serialize", c_void_p, c_void_p, c_void_p
+)
+_module_deserialize: Callable[..., int | None] = _declare(
+    "wasmtime_module_deserialize", c_void_p, c_void_p, c_char_p, c_size_t, c_void_p
+)
 
 # wasmtime/store.h: our data and its finalizer are null. The context is the store's, and lives as long as it.
 _store_new: Callable[..., int] = _declare("wasmtime_store_new", c_void_p, c_void_p, c_void_p, c_void_p)
@@ -248,6 +263,27 @@ class Module:
         made = c_void_p()
         _raise_error(_module_new(engine.address, wasm, len(wasm), byref(made)))
         self.address = made.value
+
+    @classmethod
+    def deserialize(cls, engine: Engine, native: bytes) -> Module:
+        """What `serialize` gave. Raises `Refused` where another version or other settings made it.
+
+        Nothing else is noticed: changed bytes crash, or run.
+        """
+        module = cls.__new__(cls)
+        module.address = None
+        made = c_void_p()
+        _raise_error(_module_deserialize(engine.address, native, len(native), byref(made)))
+        module.address = made.value
+        return module
+
+    def serialize(self) -> bytes:
+        """The native code, for `deserialize` in another process."""
+        vector = Vector()
+        _raise_error(_module_serialize(self.address, byref(vector)))
+        native = ctypes.string_at(vector.data, vector.size)  # copied, before the vector goes
+        _bytes_delete(byref(vector))
+        return native
 
     def __del__(self, delete: Callable[[int], None] = _module_delete) -> None:
         if self.address is not None:

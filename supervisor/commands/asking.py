@@ -117,6 +117,10 @@ def bus_stats(client: Client, given: argparse.Namespace) -> Exit:
 
 def bus_publish(client: Client, given: argparse.Namespace) -> Exit:
     """The payload is JSON, or with --cbor bytes; from the command line or from standard input."""
+    if given.cbor and given.payload not in (None, "-"):
+        raise CannotAsk(
+            "cannot take CBOR from the command line: give --cbor the item on standard input", Exit.USAGE
+        )
     text = sys.stdin.buffer.read() if given.payload in (None, "-") else given.payload.encode()
     media = CBOR if given.cbor else JSON
     answer = client.ask(Ask("POST", "/v1/bus/publish", {"topic": given.topic}, body=text, media=media))

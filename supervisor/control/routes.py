@@ -115,10 +115,15 @@ def _payload(request: Request) -> bytes:
         if request.media == shapes.CBOR:
             payloads.check(request.body)
             return request.body
-        return payloads.encode(json.loads(request.body))
+        return payloads.encode(json.loads(request.body, parse_constant=_no_constant))
     except (payloads.NotCbor, ValueError, RecursionError) as exc:
         kind = "CBOR" if request.media == shapes.CBOR else "JSON"
         raise Malformed(f"cannot publish the body: it is no {kind} of the accepted form: {exc}") from exc
+
+
+def _no_constant(name: str) -> object:
+    """NaN and the infinities, which Python's reader takes and JSON does not have."""
+    raise ValueError(f"{name} is no JSON")
 
 
 def _tap(call: Call) -> Streamed:
@@ -241,7 +246,7 @@ def find(method: str, path: str) -> tuple[Route, Mapping[str, str]]:
         raise Malformed(f"cannot take '{path[:100]}' for a path: write one such as /v1/status")
     matching = [(route, names) for route in ROUTES if (names := _match(route.path, path)) is not None]
     if not matching:
-        raise NoSuchRoute(f"cannot find {path[:100]}: the routes are in the manual, under control")
+        raise NoSuchRoute(f"cannot find {path[:100]}: the routes are listed in docs/control.md")
     for route, names in matching:
         if route.method == method:
             return route, names

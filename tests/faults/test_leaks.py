@@ -5,29 +5,38 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from ..e2e import lives
 from ..support.daemon import DEADLINE, Daemon
 
+Open = dict[int, list[str]]
+"""Descriptors by pid."""
 
-def settle(daemon: Daemon) -> None:
-    """Wait until the supervisor has closed its ends of our connections: /proc/net/unix has them by the path."""
-    deadline = time.monotonic() + DEADLINE
-    mine = str(daemon.socket)
-    while sum(line.endswith(mine) for line in Path("/proc/net/unix").read_text().splitlines()) > 1:
+
+def descriptors(pids: Iterable[int]) -> Open:
+    """Every descriptor of these processes by what it leads to; numbers of pipes and sockets differ."""
+    found: Open = {}
+    for pid in pids:
+        kinds: list[str] = []
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            with suppress(FileNotFoundError):
+                kinds.append(os.readlink(f"/proc/{pid}/fd/{fd}").partition(":[")[0])
+        found[pid] = sorted(kinds)
+    return found
+
+
+def settled(daemon: Daemon, *pids: int) -> Open:
+    """Descriptors at rest: our own connections are closed there, and no log file is being written."""
+    deadline, mine = time.monotonic() + DEADLINE, str(daemon.socket)
+    while True:
+        connections = sum(line.endswith(mine) for line in Path("/proc/net/unix").read_text().splitlines()) - 1
+        found = descriptors(pids)
+        if not connections and not any(each.endswith(".log") for kinds in found.values() for each in kinds):
+            return found
         assert time.monotonic() < deadline
-
-
-def descriptors(pid: int) -> list[str]:
-    """Every descriptor of a process by what it leads to; numbers of pipes and sockets differ."""
-    found: list[str] = []
-    for fd in os.listdir(f"/proc/{pid}/fd"):
-        try:
-            found.append(os.readlink(f"/proc/{pid}/fd/{fd}").partition(":[")[0])
-        except FileNotFoundError:
-            continue
-    return sorted(found)
 
 
 def test_fifty_starts_and_stops_leak_no_descriptor(daemon: Daemon) -> None:
@@ -41,14 +50,12 @@ def test_fifty_starts_and_stops_leak_no_descriptor(daemon: Daemon) -> None:
         assert daemon.act("sleeper", verb, wait="down").status == 200
         assert daemon.act("sleeper", "start", wait="ready").status == 200
     daemon.act("sleeper", "stop", wait="down")
-    settle(daemon)
-    before = descriptors(daemon.pid), descriptors(backbone)
+    before = settled(daemon, daemon.pid, backbone)
     for number in range(50):
         assert daemon.act("sleeper", "start", wait="ready").status == 200
         assert daemon.act("sleeper", "kill" if number % 5 == 0 else "stop", wait="down").status == 200
     assert daemon.backbone == backbone
-    settle(daemon)
-    assert (descriptors(daemon.pid), descriptors(backbone)) == before
+    assert settled(daemon, daemon.pid, backbone) == before
     assert os.listdir(daemon.runtime / "edges") == []
 
 
@@ -59,13 +66,11 @@ def test_restarts_of_the_backbone_leak_no_descriptor(daemon: Daemon) -> None:
     os.kill(daemon.backbone, signal.SIGKILL)
     daemon.act("sleeper", "restart", wait="ready")
     before = daemon.backbone
-    settle(daemon)
-    open_before = len(descriptors(daemon.pid))
+    open_before = settled(daemon, daemon.pid)
     os.kill(before, signal.SIGKILL)
     daemon.act("sleeper", "restart", wait="ready")
     assert daemon.backbone != before
-    settle(daemon)
-    assert len(descriptors(daemon.pid)) == open_before
+    assert settled(daemon, daemon.pid) == open_before
 
 
 def test_starts_that_fail_leak_no_descriptor(daemon: Daemon) -> None:
@@ -75,13 +80,11 @@ def test_starts_that_fail_leak_no_descriptor(daemon: Daemon) -> None:
     )
     daemon.start(wait_for=["vanishing"])
     daemon.act("vanishing", "stop", wait="down")
-    settle(daemon)
-    before = descriptors(daemon.pid)
+    before = settled(daemon, daemon.pid)
     # Where its edge is to be there is a folder by now: bind fails.
     for index in range(2, 12):
         (daemon.runtime / "edges" / f"{index:08x}").mkdir()
     for _ in range(10):
         assert daemon.act("vanishing", "start", wait="ready").status == 409
         assert daemon.of("vanishing")["last_exit"]["reason"] == "spawn-failed"
-    settle(daemon)
-    assert descriptors(daemon.pid) == before
+    assert settled(daemon, daemon.pid) == before

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Iterator
+from types import SimpleNamespace
+
 import cbor2
 import pytest
 
-from capsuled.proto import envelopes
+from capsuled.proto import envelopes, records
+from capsuled.proto.records import DownKind, UpKind
 from capsuled.proto.refusals import Errno, Refusal
+from capsuled.sandbox import supervisor as supervisor_module
 from capsuled.sandbox.answers import MAX_WAITING, Answers
 from capsuled.supervisor.backbone.requests import MAX_PENDING
+
+from .scripted import EPOCH, FIRST, ORDER, ORIGIN, World
 
 SOURCE = envelopes.source_part(b"peer", bytes(16), b"alice")
 ENCODED = envelopes.message(b"reply.5", b"\x18\x2a", SOURCE, 6, 1000, 5)
@@ -128,3 +136,94 @@ def test_a_handle_that_was_given_up_is_none() -> None:
     answers.forget(3)
     with pytest.raises(KeyError):
         answers.forget(3)
+
+
+# ── with the worker around them ──────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """A worker that a backbone, played by the test, has greeted."""
+    control, supervisor = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    def take(fileno: int) -> socket.socket:
+        """A worker never closes it; here it is closed at the end."""
+        assert fileno == supervisor.fileno()
+        return supervisor
+
+    monkeypatch.setattr(supervisor_module, "socket", SimpleNamespace(socket=take))
+    with control, supervisor:
+        made = World(control, supervisor, ORDER)
+        made.greet()
+        assert made.ipc.await_greeting()
+        yield made
+        made.edge.close()
+
+
+def ask(world: World) -> int:
+    """The handle of a request that the backbone has been asked."""
+    handle = world.ipc.request(b"ask.it", b"\x01", 10_000)
+    assert world.edge.sent[-1].kind == UpKind.REQUEST
+    return handle
+
+
+def told(world: World, handle: int) -> Refusal:
+    with pytest.raises(Refusal) as caught:
+        world.ipc.receive(handle, 10_000, ROOM)
+    return caught.value
+
+
+def say_answer(world: World, handle: int, payload: bytes) -> None:
+    record = records.down(DownKind.REPLY, b"reply.5", ORIGIN, FIRST + 6, 1000, handle, payload)
+    world.edge.coming.append(record)
+
+
+def test_a_malformed_answer_is_a_failure(world: World) -> None:
+    """What a responder's worker sends that is no CBOR reaches no guest: the asker is told what is wrong with it."""
+    handle = ask(world)
+    say_answer(world, handle, b"\x00\x66source\x63god")
+    found = told(world, handle)
+    assert found.errno is Errno.BADMSG
+    assert found.sentence.startswith("the answer is ")
+    assert told(world, handle).errno is Errno.BADF
+
+
+def test_an_answer_is_a_cause_once_it_is_received(world: World) -> None:
+    """Not before: the guest has not seen it."""
+    handle = ask(world)
+    say_answer(world, handle, b"\x02")
+    with pytest.raises(Refusal, match="was not delivered here lately"):
+        world.ipc.publish(b"a", b"\x01", FIRST + 6)
+    world.ipc.receive(handle, 10_000, ROOM)
+    world.ipc.publish(b"a", b"\x01", FIRST + 6)
+
+
+def test_a_change_of_epoch_ends_what_waits(world: World) -> None:
+    """The next backbone knows nothing of it: connreset at once, and an answer that comes all the same is nobody's."""
+    handle = ask(world)
+    world.greet(EPOCH + 1)
+    say_answer(world, handle, b"\x02")
+    assert told(world, handle).errno is Errno.CONNRESET
+
+
+def test_cancellation_ends_the_waiting_and_not_the_request(world: World) -> None:
+    """canceled, and the answer that is there is still taken by a poll, which does not block."""
+    handle = ask(world)
+    world.cancel()
+    say_answer(world, handle, b"\x02")
+    assert told(world, handle).errno is Errno.CANCELED
+    assert cbor2.loads(world.ipc.poll(handle, ROOM))["messages"][0]["payload"] == 2
+
+
+def test_a_refused_request_costs_no_quota_and_no_handle(world: World) -> None:
+    """What is no CBOR, and one request too many, are refused before anything is sent."""
+    with pytest.raises(Refusal) as caught:
+        world.ipc.request(b"ask.it", b"\xff", 10_000)
+    assert caught.value.errno is Errno.BADMSG
+    handles = [ask(world) for _ in range(MAX_WAITING)]
+    world.edge.sent.clear()
+    with pytest.raises(Refusal, match="16 requests wait already"):
+        world.ipc.request(b"ask.it", b"\x01", 10_000)
+    assert world.edge.sent == []
+    world.ipc.unsubscribe(handles[0])
+    assert ask(world) not in handles

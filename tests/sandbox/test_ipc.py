@@ -399,3 +399,28 @@ def test_it_is_told_before_each_wait(world: World) -> None:
     assert errno_of(lambda: world.ipc.receive(handle, LONG_MS, 1000)) is Errno.CANCELED
     assert told == [0]
     assert world.page.slots[Total.WAITING] == 0
+
+
+@pytest.mark.parametrize("answer", ["reply", "decline"])
+def test_an_answer_without_room_can_be_tried_again(world: World, answer: str) -> None:
+    """A refused answer leaves the request unanswered: it is answered once there is room, and once only."""
+    handle = world.ipc.subscribe(b"a")
+    world.say(DownKind.ORIGIN, b"asker", a=1, body=bytes(16) + b"asker")
+    world.say(DownKind.REQUEST, b"a", a=1, b=world.seq + 1, c=1, body=cbor2.dumps(1))
+    assert len(cbor2.loads(world.ipc.receive(handle, 1000, 1000))["messages"]) == 1
+    seq = world.seq + 1
+    world.edge.room = 0
+    world.ipc.publish(b"a", cbor2.dumps(bytes(MAX_BYTES - 100)), 0)
+
+    def give() -> None:
+        if answer == "reply":
+            world.ipc.reply(seq, cbor2.dumps(bytes(200)))
+        else:
+            world.ipc.decline(seq, bytes(b"x" * 200))
+
+    assert errno_of(give) is Errno.AGAIN
+    world.edge.room = 100
+    give()
+    kind = UpKind.REPLY if answer == "reply" else UpKind.DECLINE
+    assert world.edge.kinds()[-1][0] == kind
+    assert errno_of(give) is Errno.BADF

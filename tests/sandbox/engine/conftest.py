@@ -36,11 +36,13 @@ def wat() -> Callable[[str], bytes]:
 @pytest.fixture
 def make_guest(engine: str, wat: Callable[[str], bytes]) -> Callable[..., Guest]:
     """`make_guest(text, limits=…, name=function, …)`: a guest on `engine`; functions are of the module `h`."""
-    loaded = seam.load(engine)
+    compiler, loaded = seam.load_compiler(engine), seam.load(engine)
 
     def make(text: str, limits: GuestLimits = LIMITS, **functions: HostFunction) -> Guest:
         imports = {("h", name): function for name, function in functions.items()}
-        return loaded.instantiate(wat(text), imports, limits)
+        return loaded.instantiate(
+            compiler.compile(wat(text), seam.signatures(imports), limits), imports, limits
+        )
 
     return make
 

@@ -9,9 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capsuled.sandbox.engine.binary import Import, ModuleInfo, cap, inspect, signature_text, wanted
+from capsuled.sandbox.engine.binary import (
+    Import,
+    ModuleInfo,
+    bound,
+    cap,
+    inspect,
+    signature_text,
+    wanted,
+)
 from capsuled.sandbox.engine.reader import MAGIC, Reader, leb128, sections
-from capsuled.sandbox.engine.seam import HostFunction, ModuleRejected
+from capsuled.sandbox.engine.seam import HostFunction, ModuleRejected, Signature
 
 PAGE = 64 * 1024
 EXAMPLES = sorted((Path(__file__).resolve().parents[3] / "examples").glob("*/*.wasm"))
@@ -111,21 +119,22 @@ def test_malformed_module_is_rejected(content: bytes, told: str) -> None:
         inspect(MAGIC + content)
 
 
-F = HostFunction((("i32",), ("i32",)), lambda *_: 0)
+F: Signature = (("i32",), ("i32",))
 
 
 def test_wanted_are_the_imported_ones_only() -> None:
-    """Of all host functions those are bound that the module imports, each once."""
-    each = Import("h", "f", "function", F.signature)
-    other = HostFunction(((), ()), lambda: 0)
-    assert wanted(ModuleInfo([each, each]), {("h", "f"): F, ("h", "g"): other}) == {("h", "f"): F}
+    """Of all that is offered those are named that the module imports, each once; and so they are bound."""
+    each = Import("h", "f", "function", F)
+    assert wanted(ModuleInfo([each, each]), {("h", "f"): F, ("h", "g"): ((), ())}) == {("h", "f"): F}
+    f, other = HostFunction(F, lambda *_: 0), HostFunction(((), ()), lambda: 0)
+    assert bound(ModuleInfo([each, each]), {("h", "f"): f, ("h", "g"): other}) == {("h", "f"): f}
 
 
 @pytest.mark.parametrize(
     ("each", "told"),
     [
-        (Import("h", "g", "function", F.signature), "the function 'g' from 'h', which is not there"),
-        (Import("i", "f", "function", F.signature), "the function 'f' from 'i', which is not there"),
+        (Import("h", "g", "function", F), "the function 'g' from 'h', which is not there"),
+        (Import("i", "f", "function", F), "the function 'f' from 'i', which is not there"),
         (Import("h", "f", "function", ((), ())), r"'f' from 'h' as \(\) -> \(\); it is \(i32\) -> i32"),
         (Import("h", "m", "memory", None), "the memory 'm' from 'h': only functions"),
         (Import("h", "t", "table", None), "the table 't' from 'h': only functions"),

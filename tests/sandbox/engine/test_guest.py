@@ -131,7 +131,9 @@ faulthandler.enable()
 from capsuled.sandbox.engine import seam
 engine, wasm, calls = sys.argv[1], bytes.fromhex(sys.argv[2]), []
 f = seam.HostFunction(((), ()), lambda: calls.append(1) or 0)
-guest = seam.load(engine).instantiate(wasm, {("h", "f"): f}, seam.GuestLimits(65536))
+limits = seam.GuestLimits(65536)
+blob = seam.load_compiler(engine).compile(wasm, {("h", "f"): f.signature}, limits)
+guest = seam.load(engine).instantiate(blob, {("h", "f"): f}, limits)
 resource.setrlimit(resource.RLIMIT_STACK, (2 << 20, 2 << 20))
 resource.setrlimit(resource.RLIMIT_DATA, (64 << 20, 64 << 20))
 try:
@@ -404,7 +406,7 @@ def test_results_of_an_export_are_dropped(make_guest: MakeGuest) -> None:
 def test_text_is_not_accepted(engine: str, text: str | bytes) -> None:
     """WebAssembly's text, which engines would compile, is rejected as `str` and as bytes."""
     with pytest.raises(ModuleRejected, match="begins otherwise"):
-        seam.load(engine).instantiate(cast(bytes, text), {}, GuestLimits(PAGE))
+        seam.load_compiler(engine).compile(cast(bytes, text), {}, GuestLimits(PAGE))
 
 
 def test_invalid_body_is_rejected_by_the_engine(make_guest: MakeGuest) -> None:

@@ -20,12 +20,14 @@ import faulthandler, signal, sys
 faulthandler.enable()
 from capsuled.proto import abi
 from capsuled.sandbox.engine import seam
-engine = seam.load(sys.argv[1])
+compiler, engine = seam.load_compiler(sys.argv[1]), seam.load(sys.argv[1])
+limits = seam.GuestLimits(16 * 65536)
 imports = {(abi.MODULE, f.name): seam.HostFunction(f.signature, lambda *_: 0) for f in abi.FUNCTIONS}
 for line in sys.stdin:
     signal.alarm(60)  # ends a start section that does not
     try:
-        engine.instantiate(bytes.fromhex(line), imports, seam.GuestLimits(16 * 65536))
+        blob = compiler.compile(bytes.fromhex(line), seam.signatures(imports), limits)
+        engine.instantiate(blob, imports, limits)
         outcome = "loaded"
     except BaseException as exc:
         outcome = type(exc).__name__

@@ -162,7 +162,7 @@ def test_package_that_fits_is_found(tmp_path: Path) -> None:
     library.parent.mkdir(parents=True)
     library.touch()
     (tmp_path / "wasmtime-50.7.1.dist-info").mkdir()
-    assert raw.library_in(tmp_path / "wasmtime") == library
+    assert raw.library_in(tmp_path / "wasmtime") == (library, "50.7.1")
 
 
 # ── features ─────────────────────────────────────────────────────────────────────────────────────
@@ -255,7 +255,7 @@ SEALED = """
 import faulthandler, json, resource, sys
 faulthandler.enable()
 from capsuled.sandbox.engine import seam
-engine = seam.load("wasmtime")
+compiler, engine = seam.load_compiler("wasmtime"), seam.load("wasmtime")
 wasm, said = bytes.fromhex(sys.argv[1]), []
 data = int(sys.argv[2])
 for which, limit in (
@@ -268,7 +268,8 @@ def say(number):
     said.append(number)
     return 0
 imports = {("h", "say"): seam.HostFunction((("i32",), ()), say)}
-guest = engine.instantiate(wasm, imports, seam.GuestLimits(2**32))
+blob = compiler.compile(wasm, seam.signatures(imports), seam.GuestLimits(2**32))
+guest = engine.instantiate(blob, imports, seam.GuestLimits(2**32))
 try:
     guest.call("run")
     end = "returned"
@@ -334,7 +335,8 @@ def test_it_starts_no_thread(wat: Wat) -> None:
     """Loading, compiling and running start none: a sealed worker may not have one."""
     code = (
         "import os, sys; from capsuled.sandbox.engine import seam;"
-        "g = seam.load('wasmtime').instantiate(bytes.fromhex(sys.argv[1]), {}, seam.GuestLimits(65536));"
+        "b = seam.load_compiler('wasmtime').compile(bytes.fromhex(sys.argv[1]), {}, seam.GuestLimits(65536));"
+        "g = seam.load('wasmtime').instantiate(b, {}, seam.GuestLimits(65536));"
         "g.call('run'); print(len(os.listdir('/proc/self/task')))"
     )
     wasm = wat(f'(module {MEMORY} {"(func)" * 300} (func (export "run")))')

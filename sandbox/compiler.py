@@ -1,0 +1,115 @@
+"""``python -I -B -m capsuled.sandbox.compiler``: compiles one module, and ends.
+
+A module attacks the compiler before it attacks the host: compilers are large, and this one runs native code of its
+own over whatever an author has sent. So it runs in a process that has nothing but its order (standard input: a sealed
+memory file), a pipe for what it has made, and one for what its libraries print. What it makes is believed in nothing:
+it is run in a worker that is sealed, as a guest is.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import select
+from typing import NoReturn
+
+from capsuled.proto import compiling
+from capsuled.proto.abi import FUNCTIONS, MODULE
+from capsuled.proto.compiling import CompileOrder
+from capsuled.sandbox import kernel, loading, sealing, wasi
+from capsuled.sandbox.engine import seam
+from capsuled.sandbox.engine.seam import EngineError, GuestLimits, Offered
+from capsuled.sandbox.sealing import Step
+
+ORDER_FD, OUTPUT_FD = 0, 1
+
+SPARE_DESCRIPTORS = 16
+"""The three that it has, and what the threads of its compiler need when they start."""
+
+OFFERED: Offered = {**{(MODULE, each.name): each.signature for each in FUNCTIONS}, **wasi.SIGNATURES}
+"""All that a guest may import."""
+
+
+def main() -> NoReturn:
+    """Take the order, seal the process, compile, answer. The exit status says what the answer is (`compiling`)."""
+    order = compiling.decode(os.pread(ORDER_FD, os.fstat(ORDER_FD).st_size, 0))
+    try:
+        compiler = seam.load_compiler(order.engine)  # while files can still be opened
+    except EngineError as exc:
+        _end(compiling.REJECTED, str(exc))
+    try:
+        sealing.carry_out(plan(order))
+    except sealing.SealingFailed as exc:
+        _end(compiling.SEALING_FAILED, str(exc))
+    try:
+        blob = compile_module(compiler, order)
+    except EngineError as exc:
+        _end(compiling.REJECTED, str(exc))
+    except MemoryError:
+        _end(compiling.NO_MEMORY, "the compiler has reached its process_memory")
+    except BaseException as exc:  # also wasmer's panics, which are no Exception
+        _end(compiling.FAILED, f"{type(exc).__name__}: {exc}")
+    _write(blob)
+    os._exit(compiling.DONE)
+
+
+def plan(order: CompileOrder) -> tuple[Step, ...]:
+    """What this process gives up before it looks at the module, in this order."""
+    return (
+        Step("close inherited descriptors", lambda: os.closerange(3, 0x7FFF_FFFF)),
+        Step("resource limits", lambda: _limit(rlimits(order))),
+        Step("no new privileges", kernel.set_no_new_privileges),
+        Step("die with the supervisor", kernel.die_with_parent),
+        Step("supervisor is alive", _check_alive),
+    )
+
+
+def rlimits(order: CompileOrder) -> sealing.Limits:
+    """RLIMIT_* of this process. The soft CPU limit is below the hard one: SIGXCPU says what happened."""
+    return {
+        resource.RLIMIT_DATA: (order.process_memory, order.process_memory),
+        resource.RLIMIT_CPU: (order.cpu_seconds, order.cpu_seconds + 1),
+        resource.RLIMIT_NOFILE: (SPARE_DESCRIPTORS, SPARE_DESCRIPTORS),
+        resource.RLIMIT_FSIZE: (0, 0),
+        resource.RLIMIT_CORE: (0, 0),
+        resource.RLIMIT_MEMLOCK: (0, 0),
+    }
+
+
+def compile_module(compiler: seam.Compiler, order: CompileOrder) -> bytes:
+    """The blob of the order's module. Raises `ModuleRejected`, where it is not the one that the manifest means, too."""
+    loading.verify(order.module, order.module_hash)
+    loading.entry_of(order.module, OFFERED)
+    return compiler.compile(order.module, OFFERED, GuestLimits(order.memory))
+
+
+def _limit(limits: sealing.Limits) -> None:
+    for which, (soft, hard) in limits.items():
+        _, ceiling = resource.getrlimit(which)
+        if ceiling == resource.RLIM_INFINITY:
+            ceiling = hard
+        # Where the system's own limit is tighter, that one stays.
+        resource.setrlimit(which, (min(soft, ceiling), min(hard, ceiling)))
+
+
+def _check_alive() -> None:
+    """The supervisor alone reads what is written here: without a reader it is gone (poll(2), POLLERR)."""
+    poll = select.poll()
+    poll.register(OUTPUT_FD, 0)
+    if poll.poll(0):
+        raise OSError("the supervisor is gone")
+
+
+def _end(status: int, sentence: str) -> NoReturn:
+    _write(compiling.cut(sentence).encode(errors="replace"))
+    os._exit(status)
+
+
+def _write(data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(OUTPUT_FD, view) :]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+"""The supervisor: what holds authority, and touches no guest's bytes. In reading order:
+
+- `quantities`, `faults`, `secrets`, `manifest`, `configuration`, `schema`: what people write, and what is wrong with it
+- `catalogue`: the capsules that the configured folders hold
+- `lifecycle`, `restart`, `exits`: what follows from what happens to a capsule
+- `spawn`: the one module that starts processes
+- `descriptors`, `instance`, `output`: one worker process, from its start to its reaping
+- `isolation`, `watchdog`: what is seen of it from outside
+- `capsule`: the tasks that carry a lifecycle's effects out
+- `backbone`: the process that carries messages, and `bus`: that process from the supervisor's side
+- `balance`, `accounts`: whether every message is accounted for
+- `clock`, `logbook`, `logfiles`: what capsules log
+- `control`: the control socket, `service`, `view`, `diagnostic`: what it answers from
+- `folders`, `daemon`: all of it together, in the order of starting
+- `commands`: what operators type
+"""

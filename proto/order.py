@@ -46,6 +46,8 @@ class WorkerLimits:
     cpu_time: int
     open_files: int
     max_payload: int
+    largest_payload: int
+    """The largest that any capsule may publish, and this one receive."""
     publish_bytes_per_second: int
     publish_messages_per_second: int
     queue_messages: int

@@ -68,7 +68,7 @@ class Worker:
         self._page = Page.map(descriptors.ledger)
         self._supervisor = Supervisor(descriptors.control)
         self._logs = Logs(descriptors.log, limits.log_bytes_per_second, self._page)
-        edge = Edge(descriptors.edge, limits.max_payload)
+        edge = Edge(descriptors.edge, limits.largest_payload)
         self._ipc = Ipc(order, edge, self._supervisor, self._page)
         self._system = System(self._ipc, self._logs, lambda code: self.end(Ended("exit", code)))
         self._guest: Guest | None = None

@@ -58,7 +58,7 @@ class Bus:
         """`spine` is the folder of the spine's sockets; empty: there is none."""
         self._spine = spine
         self._total_queue_bytes = total_queue_bytes
-        self._largest_payload = largest_payload
+        self.largest_payload = largest_payload
         self._members: dict[int, Admission] = {}
         self._outgoing = bytearray()
         self._more = trio.Event()
@@ -198,7 +198,7 @@ class Bus:
         self._outgoing.clear()
         self._send(
             protocol.configure(
-                Settings(self.epoch, self._total_queue_bytes, self._largest_payload, self._spine)
+                Settings(self.epoch, self._total_queue_bytes, self.largest_payload, self._spine)
             )
         )
         for admission in self._members.values():

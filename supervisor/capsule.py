@@ -20,7 +20,7 @@ import trio
 
 from capsuled.proto.control import Desired, LogStream, Reason, State
 from capsuled.proto.reports import Ready, Report, Started
-from capsuled.supervisor import catalogue, clock, exits, lifecycle
+from capsuled.supervisor import catalogue, clock, exits, lifecycle, secrets
 from capsuled.supervisor.bus import Bus
 from capsuled.supervisor.catalogue import Entry
 from capsuled.supervisor.control.shapes import Json, JsonObject
@@ -59,6 +59,7 @@ class Surroundings:
     nursery: trio.Nursery
     bus: Bus
     edges: Path
+    secrets: Path
     next_index: Callable[[], int]
     on_event: Callable[[JsonObject], None]
     on_ending: Callable[[str, Ending], None]
@@ -160,13 +161,15 @@ class Capsule:
         around = self._around
         try:
             wasm = catalogue.read_module(self.entry)
-        except catalogue.CannotRead as exc:
+            config = secrets.resolve(self.entry.manifest.config, around.secrets, self.name)
+        except (catalogue.CannotRead, secrets.SecretUnreadable) as exc:
             # The end follows as an event of its own, for this is still inside the step that spawns.
             around.nursery.start_soon(self._fail_to_start, str(exc))
             return
         self.instance = Instance(
             self.entry.manifest,
             wasm,
+            config,
             around.edges,
             around.next_index(),
             around.bus,

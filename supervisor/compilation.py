@@ -17,7 +17,7 @@ from capsuled.proto.blob import BlobError
 from capsuled.proto.compiling import CompileOrder
 from capsuled.supervisor import exits
 from capsuled.supervisor.blobs import Compiled
-from capsuled.supervisor.quantities import MIB, format_size
+from capsuled.supervisor.quantities import MIB
 
 ENGINES = ("wasmer", "wasmtime")
 
@@ -113,7 +113,7 @@ class Ended(NamedTuple):
     too_late: bool
     """It took longer than it may, and was killed."""
     printed: str
-    """On its standard error: the last line of it."""
+    """On its standard error."""
 
 
 def verdict(ended: Ended, order: CompileOrder, bounds: Bounds) -> Outcome:
@@ -125,6 +125,12 @@ def verdict(ended: Ended, order: CompileOrder, bounds: Bounds) -> Outcome:
     if ended.status == compiling.DONE and ended.whole:
         return _compiled(ended.output, order.engine)
     return LoadError(f"it was not compiled: {_why(ended, order, bounds)}")
+
+
+def last_line(printed: str) -> str:
+    """The last line that says something, cut; Rust ends with notes on how to get a backtrace."""
+    lines = (line.strip() for line in reversed(printed.split("\n")))
+    return next((line for line in lines if line and not line.startswith("note: ")), "")[:LINE_CHARACTERS]
 
 
 def _compiled(output: bytes, asked: str) -> Compiled | LoadError:
@@ -141,20 +147,20 @@ def _compiled(output: bytes, asked: str) -> Compiled | LoadError:
 
 def _why(ended: Ended, order: CompileOrder, bounds: Bounds) -> str:
     """How a compiler came to no result: the limit that it met, or what is known; and what may help."""
-    number, last = ended.signal, ended.printed[:LINE_CHARACTERS]
-    module = f"a module of {format_size(len(order.module))}"
+    number, last = ended.signal, last_line(ended.printed)
+    module = f"a module of {len(order.module)} bytes"
     smaller = "build the module smaller, or with smaller functions"
     memory = (
-        f"the compiler had reached its limit of {format_size(order.process_memory)} of memory for {module}"
+        f"the compiler had reached its limit of {order.process_memory // MIB} MiB of memory for {module}"
     )
     if ended.too_late:
         return f"the compiler was killed: it took longer than {bounds.seconds:g} s for {module}: {smaller}"
     if ended.too_long:
-        most, printed = format_size(bounds.output(len(order.module))), format_size(bounds.most_printed)
-        return f"the compiler was killed: it wrote more than {most} for {module}, or printed {printed}: {smaller}"
+        most = f"{bounds.output(len(order.module))} bytes for {module}, or printed {bounds.most_printed}"
+        return f"the compiler was killed: it wrote more than {most}: {smaller}"
     if number == signal.SIGXCPU or (number == signal.SIGKILL and ended.cpu_seconds >= order.cpu_seconds):
         return f"the compiler was killed: CPU limit {order.cpu_seconds} s for {module}: {smaller}"
-    if ended.status == compiling.NO_MEMORY or _OUT_OF_MEMORY in ended.printed:
+    if ended.status == compiling.NO_MEMORY or any(each in ended.printed for each in _OUT_OF_MEMORY):
         return f"{memory}: {smaller}"
     printed = f" (it printed: {last})" if last else ""
     if number is not None:
@@ -164,8 +170,8 @@ def _why(ended: Ended, order: CompileOrder, bounds: Bounds) -> str:
     return f"the compiler ended with status {ended.status}{printed}: {_OTHER}"
 
 
-_OUT_OF_MEMORY = "memory allocation of"
-"""What Rust's allocator prints before it aborts."""
+_OUT_OF_MEMORY = ("memory allocation of", "Cannot allocate memory")
+"""What Rust's allocator prints before it aborts, and how ENOMEM is told."""
 
 _OTHER = "build the module with another toolchain, or choose the other engine in its manifest"
 

@@ -28,6 +28,7 @@ from capsuled.supervisor.compilation import (
     LoadError,
     NotSealed,
     Outcome,
+    last_line,
     verdict,
 )
 from capsuled.supervisor.quantities import MIB
@@ -162,7 +163,7 @@ class Compiler:
             printed = _Output(stderr, self._bounds.most_printed)
             ended = await _watch(process, output, printed, self._bounds.seconds)
         if ended.printed:
-            LOG.warning("a compiler has printed: %r", ended.printed)
+            LOG.warning("a compiler has printed: %r", last_line(ended.printed))
         return verdict(ended, order, self._bounds)
 
 
@@ -221,7 +222,6 @@ async def _watch(process: Process, output: _Output, printed: _Output, seconds: f
             process.kill()
             with trio.CancelScope(shield=True):
                 await process.wait()
-    lines = bytes(printed.data).decode(errors="replace").split("\n")
     return Ended(
         status=ended.status,
         signal=ended.signal,
@@ -230,7 +230,7 @@ async def _watch(process: Process, output: _Output, printed: _Output, seconds: f
         whole=output.whole,
         too_long=output.too_long or printed.too_long,
         too_late=too_late,
-        printed=next((line.strip() for line in reversed(lines) if line.strip()), ""),
+        printed=bytes(printed.data).decode(errors="replace"),
     )
 
 

@@ -160,7 +160,9 @@ def _capsules(
     nursery: trio.Nursery,
 ) -> list[Capsule]:
     index = itertools.count(1)
-    around = Surroundings(nursery, bus, edges, lambda: next(index), service.event, service.ending)
+    around = Surroundings(
+        nursery, bus, edges, using.secrets_dir, lambda: next(index), service.event, service.ending
+    )
     made: list[Capsule] = []
     for name, entry in catalogue.entries.items():
         book = LogBook(name, using.log.ring_lines, using.log.ring_bytes, files.offer)

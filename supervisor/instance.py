@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from pathlib import Path
 import trio
 
 from capsuled.proto import order as orders
-from capsuled.proto import payloads, reports
+from capsuled.proto import reports
 from capsuled.proto.control import LogStream
 from capsuled.proto.ledger import Claims
 from capsuled.proto.order import Interceptor, Order, WorkerLimits
@@ -64,18 +64,21 @@ class Instance:
         self,
         manifest: Manifest,
         wasm: bytes,
+        config: Mapping[str, bytes],
         edges: Path,
         index: int,
         bus: Bus,
         book: LogBook,
         on_report: Callable[[Report], None],
     ) -> None:
-        """`on_report` is told what the worker reports while it lives, each as it comes."""
+        """`config` has the manifest's values as CBOR items, secrets read. `on_report` is told what the worker
+        reports while it lives, each as it comes."""
         self.manifest = manifest
         self.id = uuid.uuid4()
         self.index = index
         """Number of this instance at the backbone, never used again."""
         self._wasm = wasm
+        self._config = config
         self._edge = edges / f"{index:08x}"
         self._bus = bus
         self._book = book
@@ -276,6 +279,7 @@ class Instance:
                 cpu_time=int(limits.cpu_time),
                 open_files=limits.open_files,
                 max_payload=limits.max_payload,
+                largest_payload=self._bus.largest_payload,
                 publish_bytes_per_second=limits.publish_bytes_per_second,
                 publish_messages_per_second=limits.publish_messages_per_second,
                 queue_messages=limits.queue_messages,
@@ -284,7 +288,7 @@ class Instance:
             ),
             grants=manifest.grants,
             interceptors=self._interceptors(),
-            config={key: payloads.encode(value) for key, value in manifest.config.items()},
+            config=self._config,
         )
 
     def _interceptors(self) -> tuple[Interceptor, ...]:

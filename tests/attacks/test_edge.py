@@ -22,8 +22,8 @@ from capsuled.proto.records import DownKind, UpKind
 from capsuled.supervisor.backbone.figures import Figures
 from capsuled.supervisor.backbone.members import CONTROL_RATE
 
-from ..support.edge_peer import EdgePeer, identity
 from ..supervisor.backbone.process import DEADLINE, Backbone
+from ..support.edge_peer import EdgePeer, identity
 
 TALKER, LISTENER, HOSTILE = 1, 2, 3
 
@@ -45,14 +45,16 @@ class Scene:
             HOSTILE, max_payload=1 << 16, subscriptions=((1, listens, True),), receive_hwm=2
         )
         self.said = self.heard = 0
+        self.padding = b""
+        """Of each message of the honest."""
 
     def talk(self) -> None:
         """A round of the honest, each message of which arrives in its order."""
         for _ in range(ROUND):
-            self.talker.publish("a.talk", self.said.to_bytes(4, "big"))
+            self.talker.publish("a.talk", self.said.to_bytes(4, "big") + self.padding)
             self.said += 1
         for _ in range(ROUND):
-            assert self.listener.message().body == self.heard.to_bytes(4, "big")
+            assert self.listener.message().body == self.heard.to_bytes(4, "big") + self.padding
             self.heard += 1
 
     @contextmanager
@@ -226,7 +228,6 @@ def test_replies_to_others_requests(scene: Scene, kind: UpKind) -> None:
         while scene.talker.peek() == DownKind.ORIGIN:
             scene.talker.next(DownKind.ORIGIN)
         assert scene.talker.next(DownKind.REPLY).body == b"\x07"
-        scene.said, scene.heard = scene.said, scene.heard
         settle_request(scene)
 
 
@@ -286,16 +287,15 @@ def test_handles_that_are_not_its_to_end(scene: Scene) -> None:
 
 
 def test_replayed_and_miscounted_records(scene: Scene) -> None:
-    """A record that is sent again is published again, as its own, within its rate; wrong counts spoil its own figures."""
+    """A record that is sent again is published again, as its own, within its rate; wrong counts spoil its figures."""
     with scene.attacked() as hostile:
         record = UP(UpKind.PUBLISH, b"a.own", 5, body=b"\0")
         hostile.send(*[record] * 3)
         hostile.send(
             UP(UpKind.HELLO, b=2**64 - 1), UP(UpKind.BYE, b=2**63), UP(UpKind.PUBLISH, b"a.own", 2**32 - 1)
         )
-        for _ in range(3):
-            assert hostile.message().text == b"a.own"
-        hostile.next(DownKind.BYE)
+        heard = [hostile.next(DownKind(hostile.peek())).kind for _ in range(6)]
+    assert sorted(heard) == [*[DownKind.MESSAGE] * 4, DownKind.ORIGIN, DownKind.BYE]
     assert scene.counted()["published"] == 4
 
 
@@ -308,11 +308,10 @@ def test_a_flood_of_subscriptions(scene: Scene) -> None:
     with scene.attacked() as hostile:
         for _ in range(10):
             hostile.send(frame)
+    # Of each frame one subscription is too many, and is not there to be ended: so many frames were read.
     refused = scene.counted()["refused"]
-    assert set(refused) <= {"mfile", "badf"}
-    assert sum(refused.values()) <= 4 * (2 + time.monotonic() - begun)
-    assert time.monotonic() - begun < DEADLINE
-    assert CONTROL_RATE < 10 * 256
+    assert set(refused) == {"mfile", "badf"}
+    assert refused["mfile"] <= CONTROL_RATE // 256 + 1 + (time.monotonic() - begun)
 
 
 def test_a_flood_of_malformed_frames(scene: Scene) -> None:
@@ -330,8 +329,9 @@ def test_a_peer_that_never_reads(tmp_path: Path) -> None:
         backbone.begin()
         scene = Scene(backbone, listens="a.*")
         scene.hostile.greet()
+        scene.padding = bytes(5000)
         with scene.attacked():
-            for _ in range(60):
+            for _ in range(40):
                 scene.talk()
         found = scene.counted()
         (only,) = found["subscriptions"]
@@ -368,10 +368,21 @@ class Raw:
         self.connection.settimeout(DEADLINE)
 
     def handshake(self, write: Callable[[bytes], None]) -> None:
-        """Greeting and READY, as RFC 23 has them."""
+        """Greeting and READY as RFC 23 has them, each after the backbone's, and then its HELLO is read."""
         write(b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(16 + 1 + 31))
+        self._read(64)
         ready = b"\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER\x08Identity\x00\x00\x00\x00"
         write(b"\x04" + bytes((len(ready),)) + ready)
+        for _ in range(2):
+            self._read(self._read(2)[1])
+
+    def _read(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            more = self.connection.recv(size - len(data))
+            assert more, "the backbone has hung up"
+            data += more
+        return data
 
     def drip(self, data: bytes) -> None:
         """One byte at a time."""

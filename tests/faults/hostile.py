@@ -55,7 +55,7 @@ class Hostile:
         self.bus = Bus(1 << 20, 1 << 20)
         self.book = LogBook("hostile", 100_000, 64 << 20, lambda _, line: self.offered.append(line))
         self.instance = Instance(
-            manifest(), b"", edges, 1, self.bus, self.book, on_report or self.reports.append
+            manifest(), b"", {}, edges, 1, self.bus, self.book, on_report or self.reports.append
         )
         self.ending: Ending | None = None
         self._late = False

@@ -30,6 +30,7 @@ LIMITS = WorkerLimits(
     cpu_time=0,
     open_files=20,
     max_payload=1 << 20,
+    largest_payload=1 << 20,
     publish_bytes_per_second=1 << 30,
     publish_messages_per_second=1_000_000,
     queue_messages=100,

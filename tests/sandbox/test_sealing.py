@@ -26,6 +26,7 @@ LIMITS = WorkerLimits(
     cpu_time=0,
     open_files=20,
     max_payload=1000,
+    largest_payload=1000,
     publish_bytes_per_second=1000,
     publish_messages_per_second=1000,
     queue_messages=10,

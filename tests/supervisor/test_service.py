@@ -65,7 +65,7 @@ class Stage:
         self.ended = False
         self.service = Service(self.bus, [Fault("bad/Capsule.toml", "package.name", "missing")], self._end)
         self._around = Surroundings(
-            nursery, self.bus, Path("/none"), lambda: 1, self.service.event, self._forget
+            nursery, self.bus, Path("/none"), Path("/none"), lambda: 1, self.service.event, self._forget
         )
         self.echo, self.idle = self._capsule("echo"), self._capsule("idle")
 

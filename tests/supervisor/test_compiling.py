@@ -1,0 +1,420 @@
+"""Compiling: a process for each module; whatever it does, there is an answer, and no process is left."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import trio
+import trio.testing
+
+from capsuled.proto import blob
+from capsuled.proto.blob import Head
+from capsuled.supervisor.blobs import Compiled
+from capsuled.supervisor.compilation import BOUNDS, Bounds, Job, LoadError
+from capsuled.supervisor.compiling import Compiler
+from capsuled.supervisor.spawn import SpawnError
+
+from .control.serving import run
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+SENSOR = (EXAMPLES / "sensor/sensor.wasm").read_bytes()
+PING = (EXAMPLES / "ping/ping.wasm").read_bytes()
+
+MIB = 1024 * 1024
+JOB = Job("auto", "", MIB, SENSOR)
+OTHER = replace(JOB, wasm=PING)
+
+BLOB = blob.pack(Head("wasmer", "1", "c"), b"code")
+ANSWER = f"import os; os.write(1, {BLOB!r})"
+
+
+def acting(code: str) -> tuple[str, ...]:
+    """The command of a compiler that does this instead."""
+    return (sys.executable, "-I", "-S", "-c", code)
+
+
+def using(compiler: Compiler, main: Callable[[Compiler], Awaitable[None]]) -> None:
+    """Run `main` beside the compiler. At the end no process may be left."""
+
+    async def both() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(compiler.run)
+            await main(compiler)
+            nursery.cancel_scope.cancel()
+
+    run(both)
+    assert psutil.Process().children(recursive=True) == []
+
+
+def answer(job: Job, compiler: Compiler) -> Compiled | LoadError:
+    """What becomes of one job."""
+    found: list[Compiled | LoadError] = []
+
+    async def main(compiler: Compiler) -> None:
+        found.append(await compiler.compile(job))
+
+    using(compiler, main)
+    return found[0]
+
+
+# ── the real one ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_module_is_compiled_once() -> None:
+    """The first start costs a process, the next none; another module has a process of its own."""
+
+    async def main(compiler: Compiler) -> None:
+        first = await compiler.compile(JOB)
+        assert isinstance(first, Compiled)
+        assert blob.unpack(first.blob)[0].engine == first.engine
+        assert await compiler.compile(replace(JOB, wasm=bytes(bytearray(SENSOR)))) == first
+        assert compiler.processes == 1
+        other = await compiler.compile(OTHER)
+        assert isinstance(other, Compiled)
+        assert other != first
+        assert compiler.processes == 2
+
+    using(Compiler(), main)
+
+
+@pytest.mark.parametrize(
+    ("job", "told"),
+    [
+        (replace(JOB, wasm=b"hello"), "not a WebAssembly module of version 1"),
+        (replace(JOB, wasm=b""), "not a WebAssembly module of version 1"),
+        (replace(JOB, wasm=SENSOR[:-1]), "cut off at byte"),
+        (replace(JOB, module_hash="sha256:0"), "the manifest says sha256:0"),
+        (replace(JOB, engine="v8"), "cannot run the engine 'v8'"),
+        (replace(JOB, memory=65535), "it asks for a memory of"),
+    ],
+)
+def test_what_does_not_fit_is_told_in_the_compilers_words(job: Job, told: str) -> None:
+    """Malformed, cut off, another hash, no such engine, over a limit."""
+    found = answer(job, Compiler())
+    assert isinstance(found, LoadError)
+    assert told in found.message
+
+
+def test_a_rejected_module_is_tried_again() -> None:
+    """What was rejected is not kept: the operator may have installed the engine since."""
+
+    async def main(compiler: Compiler) -> None:
+        for _ in range(2):
+            assert isinstance(await compiler.compile(replace(JOB, engine="v8")), LoadError)
+        assert compiler.processes == 2
+
+    using(Compiler(), main)
+
+
+def test_the_real_one_is_held_to_its_processor_time() -> None:
+    """A compiler that would need longer than it may is ended with its limit in the sentence."""
+    found = answer(replace(JOB, wasm=slow()), Compiler(replace(BOUNDS, cpu_seconds=1)))
+    assert isinstance(found, LoadError)
+    assert "the compiler was killed: CPU limit 1 s for a module of" in found.message
+
+
+def test_the_real_one_is_held_to_its_memory() -> None:
+    """A compiler that would need more memory than it may is ended with its limit in the sentence."""
+    bounds = replace(BOUNDS, base_memory=16 * MIB, memory_per_byte=0)
+    found = answer(replace(JOB, wasm=slow()), Compiler(bounds))
+    assert isinstance(found, LoadError)
+    assert "the compiler had reached its limit of 16 MiB of memory for a module of" in found.message
+
+
+def slow() -> bytes:
+    """A sound module that takes a compiler seconds: 20 000 functions with a hundred instructions."""
+    body = b"\x00" + b"\x41\x07\x41\x05\x6c\x1a" * 33 + b"\x0b"
+    count = 20_000
+    entry = leb(len(body)) + body
+    return b"\0asm\x01\0\0\0" + b"".join(
+        bytes((identity,)) + leb(len(content)) + content
+        for identity, content in (
+            (1, b"\x01\x60\0\0"),
+            (3, leb(count) + b"\0" * count),
+            (5, b"\x01\0\x01"),
+            (7, b"\x02\x06memory\x02\0\x03run\0\0"),
+            (10, leb(count) + entry * count),
+        )
+    )
+
+
+def leb(number: int) -> bytes:
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes((*encoded, number))
+
+
+# ── one that has been taken over ─────────────────────────────────────────────────────────────────
+
+SHORT = Bounds(seconds=0.5, base_output=len(BLOB), output_per_byte=0, most_printed=1000)
+
+MISDEEDS = {
+    "waits": (SHORT, "import time; time.sleep(1000)", "it took longer than 0.5 s"),
+    "spins": (SHORT, "while True: pass", "it took longer than 0.5 s"),
+    "ignores signals": (
+        SHORT,
+        "import signal\nfor n in (1, 2, 15, 24): signal.signal(n, signal.SIG_IGN)\nwhile True: pass",
+        "it took longer than 0.5 s",
+    ),
+    "stops itself": (SHORT, "import os; os.kill(os.getpid(), 19)", "it took longer than 0.5 s"),
+    "closes its pipes and stays": (
+        SHORT,
+        "import os, time; os.close(1); os.close(2); time.sleep(1000)",
+        "it took longer than 0.5 s",
+    ),
+    "one byte too much": (
+        replace(SHORT, seconds=30.0),
+        f"{ANSWER}; os.write(1, b'x'); import time; time.sleep(1000)",
+        "the compiler was killed: it wrote more than",
+    ),
+    "writes without end": (
+        replace(SHORT, seconds=30.0),
+        "import os\nwhile True: os.write(1, b'x' * 65536)",
+        "the compiler was killed: it wrote more than",
+    ),
+    "prints too much": (
+        replace(SHORT, seconds=30.0),
+        "import os, time; os.write(2, b'x' * 1001); time.sleep(1000)",
+        "or printed 1000:",
+    ),
+    "crashes": (BOUNDS, "import os; os.kill(os.getpid(), 11)", "the compiler was ended by SIGSEGV"),
+    "writes half a head": (BOUNDS, f"import os; os.write(1, {BLOB[:50]!r})", "no blob: it has 50 bytes"),
+    "says nothing": (BOUNDS, "pass", "what the compiler wrote is no blob: it has 0 bytes"),
+    "ends as it likes": (BOUNDS, "raise SystemExit(3)", "the compiler ended with status 3"),
+    "raises": (BOUNDS, "raise ValueError('why')", "it printed: ValueError: why"),
+}
+
+
+@pytest.mark.parametrize(("bounds", "code", "told"), MISDEEDS.values(), ids=MISDEEDS)
+def test_whatever_it_does_there_is_an_answer(bounds: Bounds, code: str, told: str) -> None:
+    """A compiler that a module has taken over ends in a sentence, and is gone."""
+    found = answer(JOB, Compiler(bounds, command=acting(code)))
+    assert isinstance(found, LoadError)
+    assert told in found.message
+
+
+def test_output_at_its_bound_is_taken() -> None:
+    """As many bytes as it may write, and as many printed."""
+    compiler = Compiler(replace(SHORT, seconds=30.0), command=acting(f"{ANSWER}; os.write(2, b'x' * 1000)"))
+    assert answer(JOB, compiler) == Compiled("wasmer", BLOB)
+
+
+def test_what_it_has_started_goes_with_it() -> None:
+    """A child of a compiler that holds its pipes open is killed with it, and the answer does not wait for it."""
+    code = f"import os, time\nif os.fork(): {ANSWER}\nelse: time.sleep(1000)"
+    assert answer(JOB, Compiler(command=acting(code))) == Compiled("wasmer", BLOB)
+
+
+def test_what_left_its_group_does_not_hold_us_up(tmp_path: Path) -> None:
+    """A child with a session of its own, which holds the pipes, costs a second; its output was not whole."""
+    file = tmp_path / "pid"
+    code = (
+        f"import os, time\nif os.fork(): {ANSWER}; time.sleep(0.2)\n"
+        f"else: os.setsid(); open({str(file)!r}, 'w').write(str(os.getpid())); time.sleep(1000)"
+    )
+
+    async def main(compiler: Compiler) -> None:
+        found = await compiler.compile(JOB)
+        os.kill(int(file.read_text()), 9)
+        assert isinstance(found, LoadError)
+        assert "the compiler ended with status 0" in found.message
+
+    using(Compiler(command=acting(code)), main)
+
+
+def test_not_sealed_is_not_a_load_error() -> None:
+    """A compiler that cannot seal itself is the machine's affair: `SpawnError`, with its sentence."""
+    code = "import os; os.write(1, b'cannot seal it: rlimits'); os._exit(97)"
+
+    async def main(compiler: Compiler) -> None:
+        with pytest.raises(SpawnError, match="cannot seal it: rlimits"):
+            await compiler.compile(JOB)
+
+    using(Compiler(command=acting(code)), main)
+
+
+def test_a_compiler_that_cannot_be_started_is_said_so() -> None:
+    """The reason is the system's, and the next compile is not disturbed."""
+
+    async def main(compiler: Compiler) -> None:
+        for _ in range(2):
+            with pytest.raises(SpawnError, match=r"cannot compile: cannot start .*No such file"):
+                await compiler.compile(JOB)
+
+    using(Compiler(command=("/nowhere/python",)), main)
+
+
+# ── several ──────────────────────────────────────────────────────────────────────────────────────
+
+BARRIER = """
+import os, time
+open({folder!r} + "/" + str(os.getpid()), "w").close()
+while not os.path.exists({folder!r} + "/go"): time.sleep(0.01)
+os.write(1, {blob!r})
+"""
+
+
+def waiting(folder: Path) -> tuple[str, ...]:
+    """A compiler that leaves its pid in `folder`, and answers when there is a file `go` in it."""
+    return acting(BARRIER.format(folder=str(folder), blob=BLOB))
+
+
+async def until(reached: Callable[[], bool]) -> None:
+    """Wait until it holds: a process of another program has no event of ours."""
+    with trio.fail_after(30):
+        while not reached():  # noqa: ASYNC110  (what it waits for is in another process)
+            await trio.sleep(0.01)
+
+
+def jobs(count: int) -> list[Job]:
+    return [replace(JOB, wasm=bytes([each])) for each in range(count)]
+
+
+def test_the_same_job_is_done_once(tmp_path: Path) -> None:
+    """Ten that ask at the same time have one process, and one blob."""
+    found: list[Compiled | LoadError] = []
+
+    async def main(compiler: Compiler) -> None:
+        async def ask() -> None:
+            found.append(await compiler.compile(JOB))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(ask)
+            await until(lambda: len(os.listdir(tmp_path)) > 0)
+            (tmp_path / "go").touch()
+        assert compiler.processes == 1
+
+    using(Compiler(command=waiting(tmp_path)), main)
+    assert found == [Compiled("wasmer", BLOB)] * 10
+
+
+def test_no_more_run_than_may(tmp_path: Path) -> None:
+    """Of five jobs two are done at a time; the turn of the others comes when those are done, in order."""
+    turns: list[int] = []
+
+    async def main(compiler: Compiler) -> None:
+        async def ask(number: int, job: Job) -> None:
+            await compiler.compile(job, lambda: turns.append(number))
+
+        async with trio.open_nursery() as nursery:
+            for number, job in enumerate(jobs(5)):
+                nursery.start_soon(ask, number, job)
+            await until(lambda: len(os.listdir(tmp_path)) == 2)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert (len(turns), compiler.processes) == (2, 2)
+            (tmp_path / "go").touch()
+        assert compiler.processes == 5
+
+    using(Compiler(command=waiting(tmp_path)), main)
+    assert sorted(turns) == list(range(5))
+
+
+def test_who_gives_up_leaves_it_to_the_others(tmp_path: Path) -> None:
+    """A job that two have asked for goes on when one is cancelled; when the other is, too, its process is killed."""
+
+    async def main(compiler: Compiler) -> None:
+        one, two = trio.CancelScope(), trio.CancelScope()
+
+        async def ask(scope: trio.CancelScope) -> None:
+            with scope:
+                await compiler.compile(JOB)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, one)
+            nursery.start_soon(ask, two)
+            await until(lambda: len(os.listdir(tmp_path)) == 1)
+            (pid,) = map(int, os.listdir(tmp_path))
+            one.cancel()
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert psutil.pid_exists(pid)
+            two.cancel()
+        await until(lambda: not psutil.pid_exists(pid))
+
+    using(Compiler(command=waiting(tmp_path)), main)
+
+
+def test_who_asks_after_it_was_given_up_has_a_process_of_its_own(tmp_path: Path) -> None:
+    """What was cancelled is never handed to somebody who did not cancel it."""
+
+    async def main(compiler: Compiler) -> None:
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(compiler.compile, JOB)
+                await until(lambda: len(os.listdir(tmp_path)) == 1)
+                scope.cancel()
+        (tmp_path / "go").touch()
+        assert await compiler.compile(JOB) == Compiled("wasmer", BLOB)
+        assert compiler.processes == 2
+
+    using(Compiler(command=waiting(tmp_path)), main)
+
+
+def test_a_job_in_the_queue_can_be_given_up(tmp_path: Path) -> None:
+    """One that waits for its turn and is cancelled never has a process."""
+
+    async def main(compiler: Compiler) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(compiler.compile, JOB)
+            await until(lambda: len(os.listdir(tmp_path)) == 1)
+            with trio.move_on_after(0.05) as scope:
+                await compiler.compile(OTHER)
+            assert scope.cancelled_caught
+            (tmp_path / "go").touch()
+        assert compiler.processes == 1
+
+    using(Compiler(at_once=1, command=waiting(tmp_path)), main)
+
+
+def test_its_end_is_the_end_of_every_process(tmp_path: Path) -> None:
+    """A compiler that is cancelled kills and reaps what runs, and answers who still asks."""
+    found: list[Compiled | LoadError] = []
+
+    async def both() -> None:
+        async with trio.open_nursery() as outer:
+
+            async def ask() -> None:
+                found.append(await compiler.compile(JOB))
+
+            async with trio.open_nursery() as nursery:
+                await nursery.start(compiler.run)
+                outer.start_soon(ask)
+                await until(lambda: len(os.listdir(tmp_path)) == 1)
+                nursery.cancel_scope.cancel()
+            assert psutil.Process().children(recursive=True) == []
+
+    compiler = Compiler(command=waiting(tmp_path))
+    run(both)
+    assert found == [LoadError("it was given up before it was compiled")]
+
+
+def test_what_is_forgotten_is_compiled_again() -> None:
+    """A blob that did not load is made anew."""
+
+    async def main(compiler: Compiler) -> None:
+        await compiler.compile(JOB)
+        compiler.forget(JOB)
+        await compiler.compile(JOB)
+        assert compiler.processes == 2
+
+    using(Compiler(command=acting(ANSWER)), main)
+
+
+@pytest.mark.parametrize(("room", "processes"), [(2 * len(BLOB), 2), (2 * len(BLOB) - 1, 3)])
+def test_blobs_are_kept_within_their_bound(room: int, processes: int) -> None:
+    """Two where there is room for two; one byte less, and the older is compiled again."""
+
+    async def main(compiler: Compiler) -> None:
+        for job in (JOB, OTHER, JOB):
+            await compiler.compile(job)
+        assert compiler.processes == processes
+
+    using(Compiler(kept_bytes=room, command=acting(ANSWER)), main)

@@ -1,7 +1,8 @@
 """What the supervisor tells a compiler process, and how that answers.
 
 The order, with the module in it, is the process's standard input, a sealed memory file. Its standard output is the
-blob (`blob`), or the sentence that says why there is none; which of the two, its exit status says.
+blob (`blob`), or the sentence that says why there is none; which of the two, its exit status says. Where it confines
+itself in namespaces, it goes on in a clone, and a line with the pid of that comes before all.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import cbor2
+
+from capsuled.proto.order import Confinement
 
 VERSION = 1
 
@@ -23,6 +26,9 @@ NO_MEMORY = 77
 """It has reached its `process_memory`."""
 SEALING_FAILED = 97
 """It could not seal itself, and has not looked at the module; the output names the step."""
+
+MAX_CLONE_LINE = 24
+"""Bytes of the line with the clone's pid: a pid has 22 bits (proc(5), pid_max)."""
 
 MAX_SENTENCE = 4 * 1024
 """Characters of a sentence: what a report of a worker holds, too."""
@@ -46,6 +52,8 @@ class CompileOrder:
     """Bytes of data that the process may have."""
     cpu_seconds: int
     """Processor time of the process, over all of its threads."""
+    confinement: Confinement
+    """As a worker's: it is no less trusted, and no more."""
     module: bytes
 
 
@@ -63,9 +71,28 @@ def decode(data: bytes) -> CompileOrder:
             raise CompileOrderError(
                 f"the compile order has version {version}; this compiler reads {VERSION}: restart the supervisor"
             )
-        return CompileOrder(**fields)
+        return CompileOrder(confinement=Confinement(**fields.pop("confinement")), **fields)
     except (cbor2.CBORError, AttributeError, KeyError, TypeError) as exc:
         raise CompileOrderError(f"not a compile order: {exc}") from exc
+
+
+def clone_line(pid: int) -> bytes:
+    """The line that tells of a clone, from the process that ends now; the pid is the one that it sees."""
+    return b"clone %d\n" % pid
+
+
+def split_clone_line(output: bytes) -> tuple[int, bytes] | None:
+    """The pid, and what follows the line; None while the line is not whole. Raises ValueError where it is no such line.
+
+    The process writes it before it has seen the module.
+    """
+    line, end, _ = output[:MAX_CLONE_LINE].partition(b"\n")
+    if not end and len(line) < MAX_CLONE_LINE and line[:6] == b"clone "[: len(line)]:
+        return None
+    word, _, number = line.partition(b" ")
+    if not end or word != b"clone" or not number.isdigit():
+        raise ValueError(f"{line!r} tells of no clone")
+    return int(number), output[len(line) + 1 :]
 
 
 def cut(sentence: str) -> str:

@@ -1,7 +1,7 @@
 """Envelopes: what a guest gets from a receive. CBOR with definite lengths and keys in a fixed order.
 
     {"messages": [message, …], "dropped": n, "lagged": n}
-    message = {"topic", "payload", "source", "instance", "principal", "seq", "time"[, "cause"][, "request" | "retained"]}
+    message = {"topic", "payload", "source", "instance", "principal", "seq", "time"[, "cause"][, "request"|"retained"]}
 
 Built by splicing: the payload's bytes are taken as they came, since they are one CBOR item already, and what
 is the same for all messages of a source is encoded once. A small reader in C can walk the result.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import cbor2
 
@@ -55,6 +55,21 @@ class WorkerLimits:
     log_bytes_per_second: int
 
 
+Namespaces = Literal["none", "all", "user"]
+"""`all` of the worker's own but the user's; `user`: that one first, as it needs no privilege."""
+
+
+@dataclass(frozen=True)
+class Confinement:
+    """Which layers the worker puts around itself. It ends when one of these cannot be held."""
+
+    user: int | None
+    """Number of the user and group that it becomes; None: it stays the supervisor's."""
+    namespaces: Namespaces
+    landlock: bool
+    seccomp: bool
+
+
 @dataclass(frozen=True)
 class Interceptor:
     """A subscription that exists before the guest's first instruction."""
@@ -75,6 +90,7 @@ class Order:
     descriptors: Descriptors
     limits: WorkerLimits
     grants: Grants
+    confinement: Confinement
     interceptors: tuple[Interceptor, ...] = ()
     config: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
     """Key to CBOR item."""
@@ -96,6 +112,7 @@ def decode(data: bytes) -> Order:
         return Order(
             descriptors=Descriptors(**fields.pop("descriptors")),
             limits=WorkerLimits(**fields.pop("limits")),
+            confinement=Confinement(**fields.pop("confinement")),
             grants=Grants(*(tuple(grants[each]) for each in ("publish", "subscribe", "retain"))),
             interceptors=tuple(Interceptor(**each) for each in fields.pop("interceptors")),
             **fields,

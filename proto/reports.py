@@ -23,6 +23,17 @@ class ReportError(ValueError):
 
 
 @dataclass(frozen=True)
+class Cloned:
+    """The worker goes on in a process of this pid, in namespaces of its own, once it is told to `Proceed`.
+
+    It comes from the process that was started, which ends with status 0 now.
+    """
+
+    pid: int
+    kind: ClassVar[str] = "cloned"
+
+
+@dataclass(frozen=True)
 class Listening:
     """The worker is sealed as far as its first stage goes and listens on its edge: connect now."""
 
@@ -44,15 +55,23 @@ class Ready:
     kind: ClassVar[str] = "ready"
 
 
-How = Literal["returned", "exit", "trap", "load-error", "memory", "failed"]
-"""`returned` from `run`; `exit` by proc_exit; `failed`: the worker itself, not its guest."""
-
-STATUS: dict[How, int] = {"returned": 0, "trap": 70, "load-error": 65, "memory": 77, "failed": 71}
-"""Exit status of a worker that reports so; `exit` is missing, for its status is the guest's own code modulo 256.
-A report is believed when the status agrees. 65, 70 and 71 as in sysexits.h(3head)."""
+How = Literal["returned", "exit", "trap", "load-error", "memory", "failed", "unsealed"]
+"""`returned` from `run`; `exit` by proc_exit; `failed`: the worker itself, not its guest; `unsealed`: a step of its
+sealing, so that no guest ever ran."""
 
 SEALING_FAILED = 97
-"""Exit status of a worker that could not seal itself; its guest was never read."""
+"""Exit status of a worker that could not seal itself; its guest was never started."""
+
+STATUS: dict[How, int] = {
+    "returned": 0,
+    "trap": 70,
+    "load-error": 65,
+    "memory": 77,
+    "failed": 71,
+    "unsealed": SEALING_FAILED,
+}
+"""Exit status of a worker that reports so; `exit` is missing, for its status is the guest's own code modulo 256.
+A report is believed when the status agrees. 65, 70 and 71 as in sysexits.h(3head)."""
 
 
 @dataclass(frozen=True)
@@ -79,16 +98,28 @@ class Cancel:
     kind: ClassVar[str] = "cancel"
 
 
-Report = Listening | Started | Ready | Ended
-_KINDS: dict[str, type[Any]] = {each.kind: each for each in (Listening, Started, Ready, Ended, Cancel)}
+@dataclass(frozen=True)
+class Proceed:
+    """From the supervisor: it knows the process that was `Cloned`."""
+
+    kind: ClassVar[str] = "proceed"
 
 
-def encode(report: Report | Cancel) -> bytes:
+Report = Cloned | Listening | Started | Ready | Ended
+Word = Cancel | Proceed
+"""What the supervisor says."""
+
+_KINDS: dict[str, type[Any]] = {
+    each.kind: each for each in (Cloned, Listening, Started, Ready, Ended, Cancel, Proceed)
+}
+
+
+def encode(report: Report | Word) -> bytes:
     """The packet of a report."""
     return cbor2.dumps({"kind": report.kind, **asdict(report)})
 
 
-def decode(packet: bytes) -> Report | Cancel:
+def decode(packet: bytes) -> Report | Word:
     """The report in a packet. Raises `ReportError` for anything else, whatever it is."""
     if len(packet) > MAX_BYTES:
         raise ReportError(f"a packet of {len(packet)} bytes: {MAX_BYTES} at most")
@@ -107,6 +138,7 @@ def decode(packet: bytes) -> Report | Cancel:
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "how": str,
     "code": int,
+    "pid": int,
     "trap": str,
     "message": str,
     "backtrace": str,

@@ -2,7 +2,9 @@
 
 - `__main__`: the command line, which only starts `worker`
 - `worker`: the life of the process, from the launch order to the last report
-- `sealing`, `kernel`: what the process gives up before it reads a byte of the module; the raw calls for it
+- `sealing`: what the process gives up before it reads a byte of the module, and before the guest runs
+- `namespaces`, `landlock`, `seccomp`: three of its layers; `syscalls`: numbers by name; `kernel`: the raw calls
+- `probing`: a program of its own, which tries for the supervisor what can be held
 - `loading`: the module is verified and its imports are checked
 - `engine`: the guest's engine behind one seam
 - `host`, `wasi`, `system`: the functions that a guest may call
@@ -14,5 +16,6 @@
 - `logs`: log lines out, within their rate
 - `page`: the ledger page, where the supervisor reads the worker's counters
 
-`outgoing`, `inbox`, `subscription`, `answers` and `loading` are rules: they see no socket and no clock.
+`outgoing`, `inbox`, `subscription`, `answers`, `loading`, `landlock`, `seccomp` and `syscalls` are rules: they see no
+socket and no clock.
 """

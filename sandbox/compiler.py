@@ -11,12 +11,14 @@ from __future__ import annotations
 import os
 import resource
 import select
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import NoReturn
 
 from capsuled.proto import compiling
 from capsuled.proto.abi import FUNCTIONS, MODULE
 from capsuled.proto.compiling import CompileOrder
-from capsuled.sandbox import kernel, loading, sealing, wasi
+from capsuled.sandbox import kernel, loading, namespaces, sealing, seccomp, wasi
 from capsuled.sandbox.engine import seam
 from capsuled.sandbox.engine.seam import EngineError, GuestLimits, Offered
 from capsuled.sandbox.sealing import Step
@@ -32,7 +34,7 @@ OFFERED: Offered = {**{(MODULE, each.name): each.signature for each in FUNCTIONS
 
 def main() -> NoReturn:
     """Take the order, seal the process, compile, answer. The exit status says what the answer is (`compiling`)."""
-    order = compiling.decode(os.pread(ORDER_FD, os.fstat(ORDER_FD).st_size, 0))
+    order = take_order()
     try:
         compiler = seam.load_compiler(order.engine)  # while files can still be opened
     except EngineError as exc:
@@ -53,15 +55,41 @@ def main() -> NoReturn:
     os._exit(compiling.DONE)
 
 
-def plan(order: CompileOrder) -> tuple[Step, ...]:
-    """What this process gives up before it looks at the module, in this order."""
-    return (
-        Step("close inherited descriptors", lambda: os.closerange(3, 0x7FFF_FFFF)),
-        Step("resource limits", lambda: _limit(rlimits(order))),
-        Step("no new privileges", kernel.set_no_new_privileges),
-        Step("die with the supervisor", kernel.die_with_parent),
-        Step("supervisor is alive", _check_alive),
-    )
+def take_order() -> CompileOrder:
+    """Read the order, and put nothing in its place."""
+    order = compiling.decode(os.pread(ORDER_FD, os.fstat(ORDER_FD).st_size, 0))
+    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    os.dup2(null, ORDER_FD)
+    os.close(null)
+    return order
+
+
+def plan(order: CompileOrder) -> Iterator[Step]:
+    """What this process gives up before it looks at the module, in this order: what a worker does (`sealing.plan`)."""
+    wanted = order.confinement
+    yield Step("die with the supervisor", kernel.die_with_parent)
+    yield Step("supervisor is alive", _check_alive)
+    if wanted.namespaces != "none":
+        yield Step("namespaces", lambda: _go_on_in_clone(wanted.namespaces == "user"))
+        yield Step("empty root", namespaces.empty_root)
+    yield Step("resource limits", lambda: sealing.limit(rlimits(order)))
+    yield Step("close inherited descriptors", lambda: sealing.close_all_but(()))
+    yield from sealing.privileges(wanted.user, wanted.namespaces == "user")
+    yield Step("die with the supervisor", kernel.die_with_parent)
+    yield Step("supervisor is alive", _check_alive)
+    if wanted.landlock:
+        yield Step("landlock", sealing.confine_by_landlock)
+    if wanted.seccomp:
+        yield Step("seccomp, first stage", lambda: sealing.filter_calls(seccomp.first_stage))
+
+
+def _go_on_in_clone(user: bool) -> None:
+    """Go on in namespaces, once the line that tells the supervisor so is written: nothing may come before it."""
+    told, tell = os.pipe2(os.O_CLOEXEC)
+    namespaces.enter(user, lambda pid: _write(compiling.clone_line(pid)))
+    os.close(tell)
+    os.read(told, 1)  # nothing: what was started has ended, and with it the other end
+    os.close(told)
 
 
 def rlimits(order: CompileOrder) -> sealing.Limits:
@@ -83,15 +111,6 @@ def compile_module(compiler: seam.Compiler, order: CompileOrder) -> bytes:
     return compiler.compile(order.module, OFFERED, GuestLimits(order.memory))
 
 
-def _limit(limits: sealing.Limits) -> None:
-    for which, (soft, hard) in limits.items():
-        _, ceiling = resource.getrlimit(which)
-        if ceiling == resource.RLIM_INFINITY:
-            ceiling = hard
-        # Where the system's own limit is tighter, that one stays.
-        resource.setrlimit(which, (min(soft, ceiling), min(hard, ceiling)))
-
-
 def _check_alive() -> None:
     """The supervisor alone reads what is written here: without a reader it is gone (poll(2), POLLERR)."""
     poll = select.poll()
@@ -107,8 +126,11 @@ def _end(status: int, sentence: str) -> NoReturn:
 
 def _write(data: bytes) -> None:
     view = memoryview(data)
-    while view:
-        view = view[os.write(OUTPUT_FD, view) :]
+    with suppress(
+        BrokenPipeError
+    ):  # the supervisor is gone, or wants no more of it: the exit status says the rest
+        while view:
+            view = view[os.write(OUTPUT_FD, view) :]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Sealing: what the process gives up before it reads a byte of the untrusted module.
+"""Sealing: what the process gives up before it reads a byte of the untrusted module, and before the guest runs.
 
-A plan made first and carried out second, step by step, each with its own named failure. Any failure ends the
-process with `reports.SEALING_FAILED` before the module is read: nothing half-sealed ever runs a guest.
+Plans made first and carried out second, step by step, each with its own named failure. Any failure ends the process
+with `reports.SEALING_FAILED`: nothing half-sealed ever runs a guest. Which layers there are the supervisor has found
+out beforehand, in a process of its own (`probing`), and the order says it.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import os
 import resource
 import select
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from capsuled.proto.order import Order, WorkerLimits
-from capsuled.sandbox import kernel
+from capsuled.sandbox import kernel, landlock, namespaces, seccomp
+from capsuled.sandbox.supervisor import Supervisor
 
 Limits = dict[int, tuple[int, int]]
 """RLIMIT_* to soft and hard value."""
@@ -39,19 +41,59 @@ class Step(NamedTuple):
     act: Callable[[], None]
 
 
-def plan(order: Order) -> tuple[Step, ...]:
-    """The steps for this order, in the order in which they must be done."""
-    descriptors = order.descriptors
+def plan(order: Order, supervisor: Supervisor) -> tuple[Step, ...]:
+    """What is done before the worker listens, in the order in which it must be done. All is imported by then."""
+    return tuple(_plan(order, supervisor))
+
+
+def _plan(order: Order, supervisor: Supervisor) -> Iterator[Step]:
+    wanted, descriptors = order.confinement, order.descriptors
+    # At once, for what was started may be stopped or killed at any point from here.
+    yield Step("die with the supervisor", kernel.die_with_parent)
+    yield Step("supervisor is alive", lambda: _check_alive(descriptors.control))
+    if wanted.namespaces != "none":
+        user = wanted.namespaces == "user"
+        yield Step("namespaces", lambda: namespaces.enter(user, supervisor.cloned))
+        yield Step("wait for the supervisor", supervisor.await_proceed)
+        yield Step("empty root", namespaces.empty_root)
+    yield Step("resource limits", lambda: limit(rlimits(order.limits)))
     keep = (descriptors.module, descriptors.edge, descriptors.control, descriptors.log, descriptors.ledger)
-    return (
-        Step("close inherited descriptors", lambda: _close_all_but(keep)),
-        Step("resource limits", lambda: _limit(rlimits(order.limits))),
-        Step("no new privileges", kernel.set_no_new_privileges),
-        # Last: a change of uid would clear it. Then the look that closes the race: a supervisor that had died before
-        # the call would never be noticed otherwise.
-        Step("die with the supervisor", kernel.die_with_parent),
-        Step("supervisor is alive", lambda: _check_alive(descriptors.control)),
-    )
+    yield Step("close inherited descriptors", lambda: close_all_but(keep))
+    yield from privileges(wanted.user, wanted.namespaces == "user")
+    # Again, for a change of uid clears it. Then the look that closes the race: a supervisor that had died before the
+    # call would never be noticed otherwise.
+    yield Step("die with the supervisor", kernel.die_with_parent)
+    yield Step("supervisor is alive", lambda: _check_alive(descriptors.control))
+    if wanted.landlock:
+        yield Step("landlock", confine_by_landlock)
+
+
+def privileges(user: int | None, user_namespace: bool) -> Iterator[Step]:
+    """Give up all privileges, and become `user` if it is one."""
+    if user is not None or user_namespace:  # before the uid, which takes CAP_SETPCAP with it
+        yield Step("capability bounding set", kernel.drop_bounding_set)
+    if user is not None:
+        yield Step("groups", lambda: os.setgroups([]))
+        yield Step("group of its own", lambda: os.setresgid(user, user, user))
+        yield Step("user of its own", lambda: os.setresuid(user, user, user))
+    yield Step("capabilities", kernel.drop_capabilities)
+    yield Step("no new privileges", kernel.set_no_new_privileges)
+    yield Step("not dumpable", kernel.set_undumpable)
+
+
+def before_module(order: Order) -> tuple[Step, ...]:
+    """What is done once the backbone has greeted, by when ZeroMQ's threads are there, and before the module is read."""
+    if not order.confinement.seccomp:
+        return ()
+    return (Step("seccomp, first stage", lambda: filter_calls(seccomp.first_stage)),)
+
+
+def before_guest(order: Order) -> tuple[Step, ...]:
+    """What is done once the engine has its threads, and before the guest's first instruction."""
+    processes = Step("no more processes", forbid_processes)
+    if not order.confinement.seccomp:
+        return (processes,)
+    return (processes, Step("seccomp, second stage", lambda: filter_calls(seccomp.second_stage)))
 
 
 def carry_out(steps: Iterable[Step]) -> None:
@@ -61,6 +103,16 @@ def carry_out(steps: Iterable[Step]) -> None:
             step.act()
         except (OSError, ValueError) as exc:
             raise SealingFailed(f"cannot seal the worker: {step.name}: {exc}") from exc
+
+
+def confine_by_landlock() -> None:
+    """Handle all that this kernel's Landlock can, and allow nothing. It holds for threads that are started later."""
+    kernel.landlock(landlock.attribute(kernel.landlock_abi()))
+
+
+def filter_calls(rules: Callable[[int], tuple[seccomp.Rule, ...]]) -> None:
+    """Put a stage of seccomp on every thread."""
+    kernel.seccomp(seccomp.encode(seccomp.program(rules(os.getpid()), kernel.machine())))
 
 
 def forbid_processes() -> None:
@@ -91,7 +143,7 @@ def rlimits(limits: WorkerLimits) -> Limits:
     return found
 
 
-def _limit(limits: Limits) -> None:
+def limit(limits: Limits) -> None:
     for which, (soft, hard) in limits.items():
         _, ceiling = resource.getrlimit(which)
         if ceiling == resource.RLIM_INFINITY:
@@ -100,7 +152,7 @@ def _limit(limits: Limits) -> None:
         resource.setrlimit(which, (min(soft, ceiling), min(hard, ceiling)))
 
 
-def _close_all_but(keep: Iterable[int]) -> None:
+def close_all_but(keep: Iterable[int]) -> None:
     """Close every descriptor but 0, 1, 2 and `keep`. Ranges, so that the cost does not depend on RLIMIT_NOFILE."""
     low = 3
     for fd in sorted(keep):

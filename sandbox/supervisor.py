@@ -14,7 +14,7 @@ from math import ceil
 from typing import NoReturn
 
 from capsuled.proto import reports
-from capsuled.proto.reports import Cancel, Ended, Report
+from capsuled.proto.reports import Cancel, Cloned, Ended, Proceed, Report
 
 
 class Supervisor:
@@ -36,6 +36,23 @@ class Supervisor:
             self._socket.send(reports.encode(report))
         except (BlockingIOError, ConnectionError):
             return
+
+    def cloned(self, pid: int) -> None:
+        """Tell that the worker goes on in this process. Raises `OSError`: then nobody would know of it."""
+        self._socket.send(reports.encode(Cloned(pid)))
+
+    def await_proceed(self) -> None:
+        """Wait until the supervisor knows of the clone that this is. Raises `OSError` when it is gone."""
+        while True:
+            self._poll.poll()
+            packet = self._socket.recv(reports.MAX_BYTES)
+            if not packet:
+                raise OSError("the supervisor is gone")
+            message = reports.decode(packet)
+            if isinstance(message, Cancel):
+                self._killed_at = time.monotonic() + message.deadline
+            elif isinstance(message, Proceed):
+                return
 
     def cancelled(self) -> bool:
         """Whether this capsule is being stopped. Reads what has arrived; never blocks."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import faulthandler
 import os
-import sys
 from typing import NoReturn
 
 from capsuled.proto import order as orders
@@ -42,12 +41,15 @@ def main() -> NoReturn:
         engine = seam.load(order.engine)  # while files can still be opened
     except EngineError as exc:
         engine = exc  # reported once there is somebody to report to
+    supervisor = Supervisor(order.descriptors.control)
     try:
-        sealing.carry_out(sealing.plan(order))
+        sealing.carry_out(sealing.plan(order, supervisor))
     except sealing.SealingFailed as exc:
-        print(exc, file=sys.stderr, flush=True)
-        os._exit(reports.SEALING_FAILED)
-    Worker(order).run(engine)
+        supervisor.end(Ended("unsealed", message=reports.cut(str(exc))))
+    try:
+        Worker(order, supervisor).run(engine)
+    except MemoryError:
+        os._exit(reports.STATUS["memory"])  # not even the report found room: the status tells
 
 
 def take_order() -> Order:
@@ -62,11 +64,11 @@ def take_order() -> Order:
 class Worker:
     """Everything that one capsule needs in this process."""
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: Order, supervisor: Supervisor) -> None:
         descriptors, limits = order.descriptors, order.limits
         self._order = order
         self._page = Page.map(descriptors.ledger)
-        self._supervisor = Supervisor(descriptors.control)
+        self._supervisor = supervisor
         self._logs = Logs(descriptors.log, limits.log_bytes_per_second, self._page)
         edge = Edge(descriptors.edge, limits.largest_payload)
         self._ipc = Ipc(order, edge, self._supervisor, self._page)
@@ -83,6 +85,8 @@ class Worker:
             if isinstance(engine, EngineError):
                 raise engine
             self._serve(engine)
+        except sealing.SealingFailed as exc:
+            self._supervisor.end(Ended("unsealed", message=reports.cut(str(exc))))
         except GuestTrap as trap:
             # After a stack overflow the interpreter may be damaged: nothing more than the report is safe.
             ended = Ended("trap", 0, trap.kind, reports.cut(str(trap)), reports.cut(trap.backtrace))
@@ -110,6 +114,7 @@ class Worker:
 
     def _serve(self, engine: seam.Engine) -> None:
         order = self._order
+        sealing.carry_out(sealing.before_module(order))
         wasm = _read_module(order.descriptors.module)
         loading.verify(wasm, order.module_hash)
         entry = loading.entry_of(wasm, OFFERED)
@@ -128,7 +133,7 @@ class Worker:
         host.memory = guest.memory
         self._guest = guest
         self._ipc.before_wait = self._bring_up_to_date
-        sealing.forbid_processes()
+        sealing.carry_out(sealing.before_guest(order))
         self._supervisor.report(Started(engine.name))
         if loading.has_initialize(wasm):
             guest.call(INITIALIZE_EXPORT)
@@ -150,7 +155,8 @@ OFFERED = {**{(MODULE, each.name): each.signature for each in FUNCTIONS}, **wasi
 
 
 def _read_module(fd: int) -> bytes:
-    size = os.fstat(fd).st_size
-    wasm = os.pread(fd, size, 0)
+    wasm = os.pread(
+        fd, os.lseek(fd, 0, os.SEEK_END), 0
+    )  # fstat(2) would name a file, and no file may be named
     os.close(fd)
     return wasm

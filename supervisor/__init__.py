@@ -5,6 +5,7 @@
 - `lifecycle`, `restart`, `exits`: what follows from what happens to a capsule
 - `spawn`: the one module that starts processes
 - `descriptors`, `instance`, `output`: one worker process, from its start to its reaping
+- `probe`, `modes`, `confining`: what the machine can hold, whether it is enough, and what each worker is told
 - `isolation`, `watchdog`: what is seen of it from outside
 - `capsule`: the tasks that carry a lifecycle's effects out
 - `backbone`: the process that carries messages, and `bus`: that process from the supervisor's side

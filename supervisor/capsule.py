@@ -23,6 +23,7 @@ from capsuled.proto.reports import Ready, Report, Started
 from capsuled.supervisor import catalogue, clock, exits, lifecycle, secrets
 from capsuled.supervisor.bus import Bus
 from capsuled.supervisor.catalogue import Entry
+from capsuled.supervisor.confining import Confining
 from capsuled.supervisor.control.shapes import Json, JsonObject
 from capsuled.supervisor.exits import Evidence, Intent
 from capsuled.supervisor.instance import Ending, Instance
@@ -63,6 +64,7 @@ class Surroundings:
     next_index: Callable[[], int]
     on_event: Callable[[JsonObject], None]
     on_ending: Callable[[str, Ending], None]
+    confining: Confining
 
 
 class Capsule:
@@ -173,6 +175,7 @@ class Capsule:
             around.edges,
             around.next_index(),
             around.bus,
+            around.confining,
             self.book,
             self._heard,
         )

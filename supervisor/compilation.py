@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import signal
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from capsuled.proto import blob as blobs
@@ -69,8 +70,9 @@ class Job:
     """Bytes that the guest may have."""
     wasm: bytes
 
+    @cached_property
     def key(self) -> Key:
-        """Two jobs with the same key make the same. Takes a while: half a second for the largest module."""
+        """Two jobs with the same key make the same. The first look takes a while: 0.2 s for the largest module."""
         return Key(self.engine, self.module_hash, self.memory, hashlib.sha256(self.wasm).digest())
 
 
@@ -150,9 +152,7 @@ def _why(ended: Ended, order: CompileOrder, bounds: Bounds) -> str:
     number, last = ended.signal, last_line(ended.printed)
     module = f"a module of {len(order.module)} bytes"
     smaller = "build the module smaller, or with smaller functions"
-    memory = (
-        f"the compiler had reached its limit of {order.process_memory // MIB} MiB of memory for {module}"
-    )
+    memory = f"the compiler had reached its limit of {order.process_memory // MIB} MiB of memory for {module}"
     if ended.too_late:
         return f"the compiler was killed: it took longer than {bounds.seconds:g} s for {module}: {smaller}"
     if ended.too_long:

@@ -10,13 +10,14 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from typing import NoReturn
 
 import trio
 
 from capsuled.proto import compiling
 from capsuled.proto.compiling import CompileOrder
+from capsuled.proto.order import Confinement
 from capsuled.supervisor import descriptors, spawn
 from capsuled.supervisor.blobs import Compiled, Shelf
 from capsuled.supervisor.compilation import (
@@ -31,6 +32,7 @@ from capsuled.supervisor.compilation import (
     last_line,
     verdict,
 )
+from capsuled.supervisor.confining import NoUserLeft
 from capsuled.supervisor.quantities import MIB
 from capsuled.supervisor.spawn import Exit, Process, SpawnError
 
@@ -55,11 +57,15 @@ class Compiler:
 
     def __init__(
         self,
+        confine: Callable[[], AbstractContextManager[Confinement]],
+        *,
         bounds: Bounds = BOUNDS,
         at_once: int = AT_ONCE,
         kept_bytes: int = KEPT_BYTES,
         command: tuple[str, ...] = COMMAND,
     ) -> None:
+        """`confine` gives what each process is told of its confinement, for as long as it lives (`confining`)."""
+        self._confine = confine
         self._bounds = bounds
         self._command = command
         self._slots = trio.CapacityLimiter(at_once)
@@ -83,7 +89,7 @@ class Compiler:
         The same job is done once, however many ask for it; when all of them are cancelled, so is it. `on_turn` is
         called when nobody else is waited for any longer: what then passes is this module's own time.
         """
-        key = await trio.to_thread.run_sync(job.key)
+        key = await trio.to_thread.run_sync(lambda: job.key)
         kept = self._shelf.get(key)
         if kept is not None:
             on_turn()
@@ -109,7 +115,7 @@ class Compiler:
 
     def forget(self, job: Job) -> None:
         """Compile it anew the next time: what was made of it did not load, as after an update of the engine."""
-        self._shelf.forget(job.key())
+        self._shelf.forget(job.key)
 
     async def _do(self, key: Key, job: Job, shared: _Shared) -> None:
         try:
@@ -119,7 +125,7 @@ class Compiler:
                     shared.result = await self._in_process(job)
                     if isinstance(shared.result, Compiled):
                         self._shelf.put(key, shared.result)
-        except (OSError, SpawnError) as exc:
+        except (OSError, SpawnError, NoUserLeft) as exc:
             shared.result = NotSealed(f"cannot compile: {exc}")
         except Exception as exc:
             # A defect of ours costs this module its start, and not everybody the supervisor.
@@ -137,6 +143,10 @@ class Compiler:
             del self._running[key]
 
     async def _in_process(self, job: Job) -> Outcome:
+        with self._confine() as confinement:
+            return await self._confined(job, confinement)
+
+    async def _confined(self, job: Job, confinement: Confinement) -> Outcome:
         size = len(job.wasm)
         order = CompileOrder(
             engine=job.engine,
@@ -144,6 +154,7 @@ class Compiler:
             memory=job.memory,
             process_memory=self._bounds.memory(size),
             cpu_seconds=self._bounds.cpu_seconds,
+            confinement=confinement,
             module=job.wasm,
         )
         with ExitStack() as ours, ExitStack() as theirs:
@@ -156,10 +167,11 @@ class Compiler:
                 stdout=its_stdout,
                 stderr=its_stderr,
                 environment=spawn.WORKER_ENVIRONMENT,
+                clones=confinement.namespaces != "none",
             )
             self.processes += 1
             theirs.close()  # or our own copies would keep its pipes open after its end
-            output = _Output(stdout, self._bounds.output(size))
+            output = _Output(stdout, self._bounds.output(size), clones=confinement.namespaces != "none")
             printed = _Output(stderr, self._bounds.most_printed)
             ended = await _watch(process, output, printed, self._bounds.seconds)
         if ended.printed:
@@ -181,9 +193,11 @@ class _Shared:
 class _Output:
     """What comes on one pipe of a compiler."""
 
-    def __init__(self, fd: int, most: int) -> None:
+    def __init__(self, fd: int, most: int, *, clones: bool = False) -> None:
+        """`clones`: the line that tells of a clone comes first, and is not of the data."""
         self._fd = fd
         self._most = most
+        self._clones = clones
         self.data = bytearray()
         self.whole = False
 
@@ -196,10 +210,25 @@ class _Output:
         async with trio.lowlevel.FdStream(os.dup(self._fd)) as pipe:
             while data := await pipe.receive_some(READ_BYTES):
                 self.data += data
+                try:
+                    if self._clones:
+                        self._follow(process)
+                except ValueError as exc:
+                    LOG.error("a compiler is killed: it goes on where we cannot follow: %s", exc)
+                    process.kill()
+                    return
                 if self.too_long:
                     process.kill()
                     return
-        self.whole = True
+        self.whole = not self._clones
+
+    def _follow(self, process: Process) -> None:
+        found = compiling.split_clone_line(bytes(self.data))
+        if found is not None:
+            pid, rest = found
+            process.follow(pid)
+            self.data = bytearray(rest)
+            self._clones = False
 
 
 async def _watch(process: Process, output: _Output, printed: _Output, seconds: float) -> Ended:

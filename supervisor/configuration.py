@@ -1,13 +1,13 @@
 """The operator's file, `capsuled.toml`: where things are, who may ask, and what capsules may have at most.
 
-A key that this version does not carry out is refused, and not passed over: who writes `required = "strict"`
-must not believe that it holds.
+A key that this version does not carry out is refused, and not passed over: nobody must believe that it holds.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, cast
@@ -16,7 +16,7 @@ from pydantic import ConfigDict, StrictBool
 
 from capsuled.proto import payloads
 from capsuled.proto.control import Level
-from capsuled.supervisor import faults
+from capsuled.supervisor import faults, modes
 from capsuled.supervisor.faults import STRICT, Checked, Fault, FileInvalid, Finding, Grammar, about
 from capsuled.supervisor.manifest import CONFIGURATION, Limits, limits_faults
 from capsuled.supervisor.quantities import GIB, KIB, MIB, Count, Size, shown
@@ -80,25 +80,78 @@ class Control:
     groups: Mapping[str, Level] = field(default_factory=dict[str, Level])
 
 
-class _Best:
-    """The one requirement that this version carries out."""
+class _Required:
+    """`best`, `strict`, or a list of layers."""
 
-    def read(self, value: object) -> str:
-        """`best`. Raises ValueError with a sentence."""
-        if value != "best":
-            raise ValueError(f'{shown(value)} is not available in this version: write "best"')
-        return "best"
+    _RULE = 'write "best", "strict", or a list of layers such as ["namespaces", "landlock"]'
+
+    def read(self, value: object) -> str | tuple[str, ...]:
+        """The word, or the layers. Raises ValueError with a sentence."""
+        if value in (modes.BEST, modes.STRICT):
+            return str(value)
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{shown(value)} is no requirement: {self._RULE}")
+        layers = cast(Sequence[object], value)
+        for layer in layers:
+            if layer not in modes.LAYERS:
+                raise ValueError(f"{shown(layer)} is no layer: there are {', '.join(modes.LAYERS)}")
+        return tuple(map(str, layers))
 
     def schema(self) -> dict[str, object]:
-        return {"const": "best"}
+        layers = {"type": "array", "items": {"enum": list(modes.LAYERS)}}
+        return {"anyOf": [{"enum": [modes.BEST, modes.STRICT]}, layers]}
+
+
+LOWEST_USER, HIGHEST_USER = 1000, 0x7FFF_FFFF
+"""Below are the system's own; numbers above are negative to some programs."""
+
+NOBODY = (65_534, 65_535)
+"""The kernel's overflow user, and the number that was -1 when they had 16 bits."""
+
+USERS = "1879048192-1879113727"
+"""0x70000000 and 65535 more: above what containers, directory services and systemd take for themselves."""
+
+
+class _Users:
+    """A range of numbers, as text."""
+
+    def read(self, value: object) -> str:
+        """The text. Raises ValueError with a sentence."""
+        match = re.fullmatch(r"([0-9]{1,10})-([0-9]{1,10})", value) if isinstance(value, str) else None
+        if match is None:
+            raise ValueError(f'{shown(value)} is no range of users: write the first and the last, "{USERS}"')
+        first, last = int(match[1]), int(match[2])
+        if not LOWEST_USER <= first <= last <= HIGHEST_USER:
+            raise ValueError(
+                f"{shown(value)} is no range of users: the first is {LOWEST_USER} at least, the last not below it "
+                f"and {HIGHEST_USER} at most"
+            )
+        for number in NOBODY:
+            if first <= number <= last:
+                raise ValueError(
+                    f"{shown(value)} contains {number}, which is nobody's: choose a range without it"
+                )
+        return f"{first}-{last}"
+
+    def schema(self) -> dict[str, object]:
+        return {"type": "string", "pattern": "^[0-9]{1,10}-[0-9]{1,10}$"}
 
 
 @dataclass(frozen=True)
 class Isolation:
-    """What of the isolation must be there. `best`: all that the machine can hold."""
+    """What of the isolation must be there, and the users that capsules may become where they can."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
-    required: Annotated[str, Checked(_Best(), "What must be there: all that the machine can hold.")] = "best"
+    required: Annotated[
+        str | tuple[str, ...], Checked(_Required(), "What must be there: best, strict, or layers by name.")
+    ] = modes.BEST
+    users: Annotated[
+        str, Checked(_Users(), "Numbers of users, one for each capsule that runs: first-last.")
+    ] = USERS
+
+    def numbers(self) -> range:
+        first, last = self.users.split("-")
+        return range(int(first), int(last) + 1)
 
 
 @dataclass(frozen=True)
@@ -130,7 +183,9 @@ def defaults(env: Mapping[str, str], uid: int) -> Configuration:
         runtime = _user_folder(env, "XDG_RUNTIME_DIR", None) or Path(f"/tmp/capsuled-{uid}")
         state = _user_folder(env, "XDG_STATE_HOME", ".local/state") or runtime / "state"
         etc = _user_folder(env, "XDG_CONFIG_HOME", ".config") or Path("/etc/capsuled")
-    return Configuration((etc / "capsules",), runtime, state, etc / "secrets", Control(runtime / "control.sock"))
+    return Configuration(
+        (etc / "capsules",), runtime, state, etc / "secrets", Control(runtime / "control.sock")
+    )
 
 
 def default_file(env: Mapping[str, str], uid: int) -> Path:

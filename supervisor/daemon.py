@@ -19,11 +19,12 @@ from pathlib import Path
 import trio
 
 from capsuled.proto.control import Level
-from capsuled.supervisor import folders
+from capsuled.supervisor import folders, modes, probe
 from capsuled.supervisor.bus import Bus
 from capsuled.supervisor.capsule import Capsule, Surroundings
 from capsuled.supervisor.catalogue import Catalogue
 from capsuled.supervisor.configuration import Configuration
+from capsuled.supervisor.confining import Confining
 from capsuled.supervisor.control import server
 from capsuled.supervisor.control.access import Access
 from capsuled.supervisor.control.listening import control_socket
@@ -31,6 +32,7 @@ from capsuled.supervisor.folders import CannotStart
 from capsuled.supervisor.lifecycle import Event
 from capsuled.supervisor.logbook import LogBook
 from capsuled.supervisor.logfiles import LogFiles
+from capsuled.supervisor.modes import Mode
 from capsuled.supervisor.service import Service
 
 LOG = logging.getLogger("capsuled")
@@ -41,7 +43,7 @@ GRACE_SECONDS = 2.0
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
-async def run(using: Configuration, catalogue: Catalogue) -> None:
+async def run(using: Configuration, catalogue: Catalogue, *, insecure: bool = False) -> None:
     """Supervise the catalogue's capsules until a signal or a request to shut down. Raises `CannotStart`."""
     groups = _groups(using)
     with ExitStack() as stack:
@@ -54,9 +56,10 @@ async def run(using: Configuration, catalogue: Catalogue) -> None:
         spine = stack.enter_context(folders.fresh(using.runtime_dir / "spine"))
         logs = folders.made(using.state_dir / "logs")
         files = LogFiles(logs, using.log.file_bytes, using.log.file_count)
+        confining = await _confining(using, insecure=insecure)
         try:
             async with _in_background(files.run):
-                await _supervise(using, catalogue, listener, groups, edges, spine, files)
+                await _supervise(using, catalogue, listener, groups, edges, spine, files, confining)
         finally:
             files.flush()
 
@@ -69,16 +72,19 @@ async def _supervise(
     edges: Path,
     spine: Path,
     files: LogFiles,
+    confining: Confining,
 ) -> None:
     ending, serving = trio.Event(), trio.Event()
     bus = Bus(using.limits.total_queue_bytes, using.limits.max_payload, str(spine))
-    service = Service(bus, catalogue.faults, ending.set)
+    service = Service(bus, catalogue.faults, confining.probed, ending.set)
     async with trio.open_nursery() as nursery:
         await nursery.start(_signals, ending, serving, nursery.cancel_scope)
         async with _in_background(bus.run):
             await nursery.start(server.serve, listener, service, Access(os.getuid(), groups))
             async with trio.open_nursery() as capsules_nursery:
-                capsules = _capsules(using, catalogue, service, bus, edges, files, capsules_nursery)
+                capsules = _capsules(
+                    using, catalogue, service, bus, edges, files, confining, capsules_nursery
+                )
                 bus.on_fault = _fault_teller(capsules)
                 try:
                     LOG.info(
@@ -99,6 +105,27 @@ async def _supervise(
             service.close()
         nursery.cancel_scope.cancel()
     LOG.info("stopped")
+
+
+async def _confining(using: Configuration, *, insecure: bool) -> Confining:
+    """What this machine can hold, and must. Raises `CannotStart` where it is not enough."""
+    users = using.isolation.numbers()
+    try:
+        probed = await probe.probe(users[0])
+    except probe.CannotProbe as exc:
+        raise CannotStart(f"cannot find out how capsules can be isolated: {exc}") from exc
+    if refusal := modes.refusal(probed, using.isolation.required, insecure=insecure):
+        raise CannotStart(refusal)
+    mode = modes.mode(probed)
+    missing = [name for name in modes.LAYERS if not probed.held(name)]
+    LOG.log(
+        logging.INFO if mode < Mode.C else logging.WARNING,
+        "isolation: mode %s, %s%s",
+        mode.value,
+        modes.LOST[mode],
+        f"; missing: {', '.join(missing)}" if missing else "",
+    )
+    return Confining(probed, users)
 
 
 async def _stop(capsules: Collection[Capsule]) -> None:
@@ -157,11 +184,12 @@ def _capsules(
     bus: Bus,
     edges: Path,
     files: LogFiles,
+    confining: Confining,
     nursery: trio.Nursery,
 ) -> list[Capsule]:
     index = itertools.count(1)
     around = Surroundings(
-        nursery, bus, edges, using.secrets_dir, lambda: next(index), service.event, service.ending
+        nursery, bus, edges, using.secrets_dir, lambda: next(index), service.event, service.ending, confining
     )
     made: list[Capsule] = []
     for name, entry in catalogue.entries.items():

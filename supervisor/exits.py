@@ -85,6 +85,7 @@ REPORTED: Mapping[How, Reason] = {
     "load-error": Reason.LOAD_ERROR,
     "memory": Reason.MEMORY,
     "failed": Reason.NONZERO,
+    "unsealed": Reason.SPAWN_FAILED,
 }
 """By how; `exit` is missing, for its code decides."""
 

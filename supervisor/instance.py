@@ -23,21 +23,24 @@ from capsuled.proto import order as orders
 from capsuled.proto import reports
 from capsuled.proto.control import LogStream
 from capsuled.proto.ledger import Claims
-from capsuled.proto.order import Interceptor, Order, WorkerLimits
-from capsuled.proto.reports import Cancel, Ended, Listening, Ready, Report, Started
-from capsuled.supervisor import clock, descriptors, exits, output, spawn
+from capsuled.proto.order import Confinement, Interceptor, Order, WorkerLimits
+from capsuled.proto.reports import Cancel, Cloned, Ended, Listening, Proceed, Ready, Report, Started
+from capsuled.supervisor import clock, descriptors, exits, isolation, output, spawn
 from capsuled.supervisor.backbone.members import Admission
 from capsuled.supervisor.bus import Bus, Figures
+from capsuled.supervisor.confining import Confining, NoUserLeft
 from capsuled.supervisor.descriptors import Ends, Inherited
 from capsuled.supervisor.exits import Evidence, Intent
+from capsuled.supervisor.isolation import Expected
 from capsuled.supervisor.logbook import LogBook
 from capsuled.supervisor.manifest import Manifest
+from capsuled.supervisor.modes import Layer
 from capsuled.supervisor.spawn import Process, SpawnError
 
 LOG = logging.getLogger("capsuled.instance")
 
 MAX_REPORTS = 16
-"""An honest worker sends four. One that has been taken over could keep us busy with them for ever."""
+"""An honest worker sends five. One that has been taken over could keep us busy with them for ever."""
 
 DRAIN_SECONDS = 1.0
 """How long the last output of a process that is gone is waited for. Only a process that has left its group could hold
@@ -68,6 +71,7 @@ class Instance:
         edges: Path,
         index: int,
         bus: Bus,
+        confining: Confining,
         book: LogBook,
         on_report: Callable[[Report], None],
     ) -> None:
@@ -81,6 +85,7 @@ class Instance:
         self._config = config
         self._edge = edges / f"{index:08x}"
         self._bus = bus
+        self._confining = confining
         self._book = book
         self._on_report = on_report
         self._process: Process | None = None
@@ -92,11 +97,18 @@ class Instance:
         self._attached = False
         self.engine: str | None = None
         self._stopping = trio.Event()
+        self._expected: Expected | None = None
 
     @property
     def pid(self) -> int | None:
         """None before there is a process, and once it has been reaped."""
         return self._process.pid if self._process is not None and not self._process.gone else None
+
+    def layers(self) -> dict[str, Layer]:
+        """What confines it now, seen from outside; nothing when there is no process."""
+        if self.pid is None or self._expected is None:
+            return {}
+        return isolation.observe(self.pid, self._expected)
 
     def claims(self) -> Claims | None:
         """What its ledger page says now; None when there is no process."""
@@ -130,10 +142,11 @@ class Instance:
         try:
             with (
                 ExitStack() as worker_ends,
+                self._confining.confinement() as confinement,
                 descriptors.make(self.manifest.package.name, self._wasm, self._edge, worker_ends) as made,
             ):
-                return await self._run(*made, worker_ends)
-        except (OSError, SpawnError) as exc:
+                return await self._run(*made, worker_ends, confinement)
+        except (OSError, SpawnError, NoUserLeft) as exc:
             return Ending(Evidence(spawn_error=str(exc)), 0.0, None, None)
         except Exception as exc:
             # A defect of ours costs this instance its life, and not everybody the supervisor.
@@ -143,8 +156,10 @@ class Instance:
             told = f"a defect in the supervisor ({type(exc).__name__}): please report what its log says"
             return Ending(Evidence(spawn_error=told), 0.0, None, None)
 
-    async def _run(self, ends: Ends, inherited: Inherited, worker_ends: ExitStack) -> Ending:
-        order = descriptors.order_file(orders.encode(self._order(inherited)), worker_ends)
+    async def _run(
+        self, ends: Ends, inherited: Inherited, worker_ends: ExitStack, confinement: Confinement
+    ) -> Ending:
+        order = descriptors.order_file(orders.encode(self._order(inherited, confinement)), worker_ends)
         if self._intent is not None:
             return Ending(Evidence(intent=self._intent), 0.0, None, None)
         process = spawn.spawn(
@@ -154,7 +169,9 @@ class Instance:
             stderr=inherited.stderr,
             keep=inherited.to_keep(),
             environment=spawn.WORKER_ENVIRONMENT,
+            clones=confinement.namespaces != "none",
         )
+        self._expected = Expected(process.group, confinement, isolation.NOT_CLONED)
         worker_ends.close()  # or our own copies would keep its sockets and pipes open after its end
         self._process, self._ends = process, ends
         try:
@@ -234,15 +251,17 @@ class Instance:
                     self._say("warn", f"the worker has sent what is no report ({exc}): it is killed")
                     self._kill()
                     return
-                if not isinstance(report, Cancel):
+                if not isinstance(report, Cancel | Proceed):
                     self._heard(report)
             self._say(
-                "warn", f"the worker has sent {MAX_REPORTS} reports, an honest one sends four: it is killed"
+                "warn", f"the worker has sent {MAX_REPORTS} reports, an honest one sends five: it is killed"
             )
             self._kill()
 
     def _heard(self, report: Report) -> None:
-        if isinstance(report, Listening):
+        if isinstance(report, Cloned):
+            self._follow(report.pid)
+        elif isinstance(report, Listening):
             if not self._attached and self._process is not None:
                 self._attached = True
                 self._bus.attach(self._admission(self._process.pid))
@@ -257,6 +276,22 @@ class Instance:
             self._ready_at = trio.current_time()
         self._on_report(report)
 
+    def _follow(self, pid: int) -> None:
+        """Its clone waits until it is known, and its namespaces have been seen: later they may not be looked at."""
+        if self._process is None or self._ends is None or self._expected is None:
+            return
+        try:
+            self._process.follow(pid)
+        except ValueError as exc:
+            self._say("warn", f"the worker names a process that is not its own ({exc}): it is killed")
+            self._kill()
+            return
+        self._expected = self._expected._replace(namespaces=isolation.namespaces(pid))
+        try:
+            self._ends.control.send(reports.encode(Proceed()))
+        except OSError as exc:  # it has just ended
+            LOG.debug("cannot tell %s to proceed: %s", self.manifest.package.name, exc)
+
     def _write(self, stream: LogStream, level: str, text: str) -> None:
         self._book.append(clock.now(), self.id.hex, stream, level, text)
 
@@ -265,7 +300,7 @@ class Instance:
 
     # ── what it is told, and what the backbone is told of it ─────────────────────────────────────
 
-    def _order(self, inherited: Inherited) -> Order:
+    def _order(self, inherited: Inherited, confinement: Confinement) -> Order:
         manifest, limits = self.manifest, self.manifest.limits
         return Order(
             name=manifest.package.name,
@@ -287,6 +322,7 @@ class Instance:
                 log_bytes_per_second=limits.log_bytes_per_second,
             ),
             grants=manifest.grants,
+            confinement=confinement,
             interceptors=self._interceptors(),
             config=self._config,
         )
@@ -300,13 +336,15 @@ class Instance:
 
     def _admission(self, pid: int) -> Admission:
         manifest, limits = self.manifest, self.manifest.limits
+        user = None if self._expected is None else self._expected.confinement.user
+        uid, gid = (os.getuid(), os.getgid()) if user is None else (user, user)
         return Admission(
             index=self.index,
             name=manifest.package.name,
             instance=self.id.bytes,
             principal=manifest.package.principal,
             path=os.fspath(self._edge),
-            peer=f"{os.getuid()}:{os.getgid()}:{pid}",
+            peer=f"{uid}:{gid}:{pid}",
             grants=manifest.grants,
             max_payload=limits.max_payload,
             publish_bytes_per_second=limits.publish_bytes_per_second,

@@ -349,7 +349,7 @@ def _more(table: Mapping[str, object], ceilings: Limits, allow_unhashed: bool) -
     for key in ("ipc_publish", "ipc_subscribe", "ipc_retain"):
         granted = cast(dict[str, object], capabilities).get(key) if isinstance(capabilities, dict) else None
         yield from _count(("capabilities", key), granted, MAX_GRANTS, "patterns")
-    yield from _retained(capabilities)
+    yield from _retained(table.get("capabilities"))
     yield from _count(("interceptor",), table.get("interceptor"), MAX_INTERCEPTORS, "interceptors")
     yield from limits_faults(faults.readable(_lowered(ceilings), table.get("limits")))
     yield from _over_ceilings(table.get("limits"), ceilings)

@@ -52,7 +52,9 @@ def read(path: Path) -> str | bytes:
     try:
         fd = os.open(path, _OPEN)
     except OSError as exc:
-        raise SecretUnreadable(f"cannot read the secret {path}: {exc.strerror}: put it there, mode 0600") from exc
+        raise SecretUnreadable(
+            f"cannot read the secret {path}: {exc.strerror}: put it there, mode 0600"
+        ) from exc
     with open(fd, "rb") as file:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):

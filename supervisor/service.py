@@ -15,7 +15,7 @@ import trio
 from capsuled.proto import payloads, topics
 from capsuled.proto._version import __version__
 from capsuled.proto.control import Desired, Reason, State
-from capsuled.supervisor import clock, diagnostic, isolation, lifecycle
+from capsuled.supervisor import clock, diagnostic, lifecycle, modes
 from capsuled.supervisor.accounts import Accounts
 from capsuled.supervisor.bus import Bus, BusDown
 from capsuled.supervisor.capsule import Capsule
@@ -37,6 +37,7 @@ from capsuled.supervisor.control.streams import Broadcast, Follower
 from capsuled.supervisor.faults import Fault
 from capsuled.supervisor.instance import Ending
 from capsuled.supervisor.lifecycle import Event
+from capsuled.supervisor.modes import Probed
 from capsuled.supervisor.view import capsule_shape, next_sentence
 
 KEPT_EVENTS = 1000
@@ -63,9 +64,12 @@ _REACHED_BY: Mapping[Verb, tuple[Wait, ...]] = {
 class Service:
     """See the module's docstring."""
 
-    def __init__(self, bus: Bus, faults: Sequence[Fault], shutdown: Callable[[], None]) -> None:
+    def __init__(
+        self, bus: Bus, faults: Sequence[Fault], probed: Probed, shutdown: Callable[[], None]
+    ) -> None:
         """`faults` are those of the manifests that were left out."""
         self._faults = faults
+        self._probed = probed
         self._capsules: dict[str, Capsule] = {}
         self._bus = bus
         self._shutdown = shutdown
@@ -107,7 +111,8 @@ class Service:
             "version": __version__,
             "uptime": round(trio.current_time() - self._started, 3),
             "states": {state.value: states[state.value] for state in State},
-            "isolation": {name: layer._asdict() for name, layer in isolation.in_force().items()},
+            "mode": modes.mode(self._probed).value,
+            "isolation": {name: layer._asdict() for name, layer in self._probed.layers.items()},
             "engines": _engines(),
             "faults": [
                 {"file": each.file, "key": each.key, "message": each.sentence} for each in self._faults

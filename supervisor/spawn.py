@@ -3,6 +3,9 @@
 `subprocess.Popen` in the main thread, and not `trio.run_process`: Trio starts processes from a cached thread that
 ends when it is idle, and PR_SET_PDEATHSIG follows the *thread*: workers were killed after exactly 10 s (prctl(2)).
 Waiting is by pidfd, so that no pid is ever looked up that may be somebody else's by then.
+
+A worker in namespaces of its own is a clone of the process that was started: a child of ours too, in the same session
+and group. The group is what holds the two together: whatever dies when, all of it is killed and reaped by it.
 """
 
 from __future__ import annotations
@@ -27,6 +30,13 @@ WORKER_ENVIRONMENT: Mapping[str, str] = {"RAYON_NUM_THREADS": "1"}
 """Nothing of ours is inherited. wasmer's compiler starts a thread for each core otherwise."""
 
 
+FOLLOW_SECONDS = 5.0
+"""How long it may take until we have read which process the clone is: its word is there before its end."""
+
+REAP_SECONDS = 0.002
+"""Between two looks at whether a child that was killed has ended."""
+
+
 class SpawnError(Exception):
     """A process could not be started; the message says why."""
 
@@ -40,13 +50,20 @@ class Exit(NamedTuple):
 
 
 class Process:
-    """A child of ours, the leader of its own session and process group."""
+    """A child of ours, the leader of its own session and process group; or the clone that goes on in its place."""
 
-    def __init__(self, child: subprocess.Popen[bytes]) -> None:
-        """Raises `OSError`; then the child is gone."""
+    def __init__(self, child: subprocess.Popen[bytes], *, clones: bool = False) -> None:
+        """`clones`: it is to go on in a clone, and its own end with status 0 is not the end. Raises `OSError`; then
+        the child is gone."""
         self._child = child
+        self._clones = clones
         self.pid = child.pid
+        self.group = child.pid
+        """Number of its session and process group."""
         self._gone = False
+        self._settled = trio.Event()
+        """Its clone is known, or it does not matter any more."""
+        self._clone_fd: int | None = None
         try:
             self._pidfd = os.pidfd_open(child.pid)
         except OSError:
@@ -59,33 +76,101 @@ class Process:
         """It has been reaped: its pid may be somebody else's by now."""
         return self._gone
 
+    def follow(self, pid: int) -> None:
+        """It goes on in its clone `pid`. Raises ValueError unless that is another child of ours, of the same group."""
+        try:
+            if (
+                self._clone_fd is not None
+                or not self._clones
+                or os.getpgid(pid) != self.group
+                or pid == self.group
+            ):
+                raise ValueError(f"process {pid} is no clone of it")
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # only whether it is a child
+            self._clone_fd = os.pidfd_open(pid)
+        except (OSError, OverflowError) as exc:
+            raise ValueError(f"process {pid} is no clone of it: {exc}") from exc
+        self.pid = pid
+        self._settled.set()
+
     def signal(self, number: signal.Signals) -> None:
         """Signal the process; nothing happens when it has ended. It is not reaped yet, so the pid is its own."""
         if not self._gone:
             with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, number)
+                fd = self._pidfd if self._clone_fd is None else self._clone_fd
+                signal.pidfd_send_signal(fd, number)
 
     def kill(self) -> None:
         """SIGKILL to the process and to its whole group: nothing that it may have started stays."""
         self.signal(signal.SIGKILL)
         self._kill_group()
+        self._settled.set()
 
     async def wait(self) -> Exit:
         """Wait for its end, then kill what is left of its group, and reap it. Only one task may wait."""
         await trio.lowlevel.wait_readable(self._pidfd)
-        # Before it is reaped: until then nobody else can get its number.
-        self._kill_group()
-        _, status, usage = os.wait4(self.pid, 0)  # noqa: ASYNC222  (it has ended: this does not wait)
+        ended = None
+        if self._clones and _exited_with_0(self.group):
+            self._reap(self.group)
+            with trio.move_on_after(FOLLOW_SECONDS):
+                await self._settled.wait()
+            if self._clone_fd is not None:
+                await trio.lowlevel.wait_readable(self._clone_fd)
+                # Before it is reaped: until then nobody else can get the group's number.
+                self._kill_group()
+                ended = self._reap(self.pid)
+        else:
+            self._kill_group()
+            ended = self._reap(self.group)
+        # What has cloned itself and died before it could say so has left a child that was never told to go on.
+        ended = await self._reap_rest() or ended
         self._gone = True
         os.close(self._pidfd)
-        code = os.waitstatus_to_exitcode(status)
-        self._child.returncode = code  # or Popen would wait for it again, and complain at its deletion
-        return Exit(None, -code, usage) if code < 0 else Exit(code, None, usage)
+        if self._clone_fd is not None:
+            os.close(self._clone_fd)
+        return ended or Exit(None, signal.SIGKILL, resource.getrusage(resource.RUSAGE_CHILDREN))
+
+    def _reap(self, pid: int) -> Exit:
+        _, status, usage = os.wait4(pid, 0)  # it has ended: this does not wait
+        if pid == self._child.pid:
+            # Or Popen would wait for it again, and complain at its deletion.
+            self._child.returncode = os.waitstatus_to_exitcode(status)
+        return _exit(status, usage)
+
+    async def _reap_rest(self) -> Exit | None:
+        """Kill and reap all children of ours in the group. The end of the last one, None when there was none."""
+        last: Exit | None = None
+        while self._has_children():
+            self._kill_group()
+            pid, status, usage = os.wait4(-self.group, os.WNOHANG)  # noqa: ASYNC222  (it does not wait)
+            if pid:
+                last = _exit(status, usage)
+            else:
+                await trio.sleep(REAP_SECONDS)  # nothing tells of a process that we have no pidfd of
+        return last
+
+    def _has_children(self) -> bool:
+        try:
+            os.waitid(os.P_PGID, self.group, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return False
+        return True
 
     def _kill_group(self) -> None:
-        if not self._gone:
+        # While a child of ours is in the group, dead or alive, its number is nobody else's.
+        if not self._gone and self._has_children():
             with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, signal.SIGKILL)
+                os.killpg(self.group, signal.SIGKILL)
+
+
+def _exited_with_0(pid: int) -> bool:
+    ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    return ended is not None and (ended.si_code, ended.si_status) == (os.CLD_EXITED, 0)
+
+
+def _exit(status: int, usage: resource.struct_rusage) -> Exit:
+    code = os.waitstatus_to_exitcode(status)
+    return Exit(None, -code, usage) if code < 0 else Exit(code, None, usage)
 
 
 def spawn(
@@ -96,8 +181,9 @@ def spawn(
     stderr: int,
     keep: Collection[int] = (),
     environment: Mapping[str, str] | None = None,
+    clones: bool = False,
 ) -> Process:
-    """Start a process that inherits the descriptors given and no others, in a session of its own.
+    """Start a process that inherits the descriptors given and no others, in a session of its own. `clones`: see there.
 
     Call it in the main thread: see the module's docstring. Raises `SpawnError`.
     """
@@ -112,7 +198,8 @@ def spawn(
                 env=dict(environment or {}),
                 cwd="/",
                 start_new_session=True,
-            )
+            ),
+            clones=clones,
         )
     except (OSError, subprocess.SubprocessError) as exc:
         raise SpawnError(f"cannot start {' '.join(list(command)[-2:])}: {exc}") from exc

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import psutil
 
 from capsuled.proto.control import State
-from capsuled.supervisor import clock, isolation
+from capsuled.supervisor import clock
 from capsuled.supervisor.capsule import Capsule
 from capsuled.supervisor.control.shapes import Json, JsonObject
 
@@ -35,8 +35,8 @@ def capsule_shape(capsule: Capsule) -> JsonObject:
         "limits": limits,
         "engine": instance.engine if instance is not None and instance.engine else manifest.component.engine,
         "isolation": {}
-        if pid is None
-        else {name: layer._asdict() for name, layer in isolation.observe(pid).items()},
+        if instance is None
+        else {name: layer._asdict() for name, layer in instance.layers().items()},
         "version": manifest.package.version,
         "manifest": str(capsule.entry.manifest_path),
     }
@@ -75,8 +75,16 @@ def _usage(capsule: Capsule, pid: int | None) -> JsonObject:
                 "cpu_seconds": round(times.user + times.system, 3),
                 "memory": claims.memory if claims is not None else 0,
                 "process_memory": process.memory_info().rss,
-                "open_files": process.num_fds(),
+                "open_files": _open_files(process),
             }
     except psutil.Error:
-        # It has just ended, or is another user's: what is not known is not guessed.
+        # It has just ended: what is not known is not guessed.
         return {"cpu_seconds": 0.0, "memory": 0, "process_memory": 0, "open_files": 0}
+
+
+def _open_files(process: psutil.Process) -> int | None:
+    """None where only root may count them: a sealed process cannot be looked into."""
+    try:
+        return process.num_fds()
+    except psutil.AccessDenied:
+        return None

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from capsuled.proto.abi import ValueType
+
+if TYPE_CHECKING:
+    from capsuled.sandbox.engine.code import Code
 
 Signature = tuple[tuple[ValueType, ...], tuple[ValueType, ...]]
 """Types of the parameters and of the results (none or one)."""
@@ -175,13 +178,19 @@ class Engine(Protocol):
         """As a manifest names it."""
         ...
 
+    def load(self, blob: bytes) -> Code:
+        """What is in a blob, once it has been compared with its hash; no engine looks at it yet.
+
+        Raises `CacheRejected` for one of another engine, version or compiler, and for a damaged one.
+        """
+        ...
+
     def instantiate(
-        self, blob: bytes, imports: Imports, limits: GuestLimits, calls: Counter | None = None
+        self, code: Code, imports: Imports, limits: GuestLimits, calls: Counter | None = None
     ) -> Guest:
         """An instance of what was compiled. Raises `EngineError`, and what a host function raised.
 
-        Nothing is compiled, and no thread is started. A blob of another engine, version or compiler, or a damaged
-        one, is `CacheRejected`. The limits are those that it was compiled with.
+        Nothing is compiled, and no thread is started. The limits are those that it was compiled with.
 
         Host calls are counted in `calls[0]`, from what stands there: the ledger page, which a supervisor reads
         while the guest computes.

@@ -212,12 +212,14 @@ class WasmerEngine:
     def __init__(self) -> None:
         self._compiler = WasmerCompiler()  # TRANSITION
 
+    def load(self, blob: bytes) -> Code:
+        return unpack(blob, HEAD)
+
     def instantiate(
-        self, blob: bytes, imports: Imports, limits: GuestLimits, calls: Counter | None = None
+        self, code: Code, imports: Imports, limits: GuestLimits, calls: Counter | None = None
     ) -> WasmerGuest:
-        if blob.startswith(b"\0asm"):  # TRANSITION: the worker still hands over modules
-            blob = self._compiler.compile(blob, signatures(imports), limits)  # TRANSITION
-        code = unpack(blob, HEAD)
+        if isinstance(code, bytes):  # TRANSITION: the worker still hands over modules
+            code = self.load(self._compiler.compile(code, signatures(imports), limits))  # TRANSITION
         functions = binary.bound(code.info, imports)
         store = wasmer.Store(wasmer.engine.Universal())
         module = _loaded(store, code.module)

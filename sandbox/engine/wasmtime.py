@@ -185,12 +185,14 @@ class WasmtimeEngine:
         self._engine = raw.Engine()
         self._compiler = WasmtimeCompiler()  # TRANSITION
 
+    def load(self, blob: bytes) -> Code:
+        return unpack(blob, HEAD)
+
     def instantiate(
-        self, blob: bytes, imports: Imports, limits: GuestLimits, calls: Counter | None = None
+        self, code: Code, imports: Imports, limits: GuestLimits, calls: Counter | None = None
     ) -> WasmtimeGuest:
-        if blob.startswith(b"\0asm"):  # TRANSITION: the worker still hands over modules
-            blob = self._compiler.compile(blob, signatures(imports), limits)  # TRANSITION
-        code = unpack(blob, HEAD)
+        if isinstance(code, bytes):  # TRANSITION: the worker still hands over modules
+            code = self.load(self._compiler.compile(code, signatures(imports), limits))  # TRANSITION
         functions = binary.bound(code.info, imports)
         module = _loaded(self._engine, code.module)
         guest = WasmtimeGuest(self._engine, code.info, [0] if calls is None else calls)

@@ -93,7 +93,7 @@ class Display:
         self._router.forget_routes()
 
     def show(self, now: float) -> None:
-        """Show this turn's messages to those who watch. What finds no room is lost, and counted: nobody is waited for."""
+        """Show this turn's messages to those who watch. What finds no room is lost and counted; nobody waits."""
         watchers, sockets = self._watchers, self._sockets
         if watchers.for_spine:
             seen, watchers.for_spine = watchers.for_spine, []

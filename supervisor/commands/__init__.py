@@ -5,6 +5,7 @@
 In reading order:
 
 - `capsuled`: the daemon's command line
+- `doctor`: what this machine can hold of the isolation
 - `check`: manifests and configuration, without running anything
 - `capsulectl`: the command line, and what each command does
 - `asking`: commands that are one question and its answer

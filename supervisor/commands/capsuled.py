@@ -12,6 +12,7 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from capsuled.proto._version import __version__
@@ -45,7 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         from capsuled.supervisor.commands.check import check
 
         return check(given.paths, given.config)
-    return run(given.config, given.capsules)
+    if given.command == "doctor":
+        from capsuled.supervisor.commands.doctor import doctor
+
+        return doctor(given.config)
+    return run(given.config, given.capsules, insecure=given.insecure)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -61,6 +66,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="a folder that holds a folder for each capsule; may be repeated; instead of the configured ones",
     )
+    run_it.add_argument(
+        "--insecure",
+        action="store_true",
+        help="run capsules even where nothing holds a guest that breaks out of its engine (mode E)",
+    )
     check_it = commands.add_parser(
         "check", help="read manifests and configuration, tell every fault, start nothing"
     )
@@ -72,11 +82,15 @@ def parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="folders, manifests, or a capsuled.toml (default: the configured)",
     )
+    doctor_it = commands.add_parser(
+        "doctor", help="try what this machine can hold of the isolation, for this user; start nothing"
+    )
+    _config(doctor_it)
     commands.add_parser("version", help="print the version")
     return top
 
 
-def run(config: Path | None, folders: Sequence[Path] | None) -> Exit:
+def run(config: Path | None, folders: Sequence[Path] | None, *, insecure: bool = False) -> Exit:
     """Supervise until a signal ends it."""
     # Here, so that `check` and `version` need neither Trio nor the control server.
     import trio
@@ -86,7 +100,7 @@ def run(config: Path | None, folders: Sequence[Path] | None) -> Exit:
     from capsuled.supervisor.folders import CannotStart
 
     try:
-        using = _configuration(config)
+        using = configured(config)
         if folders is not None:
             _check_folders(folders)
             using = replace(using, capsules=tuple(folder.absolute() for folder in folders))
@@ -95,7 +109,7 @@ def run(config: Path | None, folders: Sequence[Path] | None) -> Exit:
             for fault in found.faults:
                 LOG.error("left out: %s", fault)
             try:
-                trio.run(daemon.run, using, found)
+                trio.run(partial(daemon.run, using, found, insecure=insecure))
             except (CannotStart, CannotListen):
                 raise
             except Exception:
@@ -119,7 +133,7 @@ def _config(to: argparse.ArgumentParser) -> None:
     to.add_argument("--config", type=Path, metavar="FILE", help="the operator's capsuled.toml")
 
 
-def _configuration(file: Path | None) -> Configuration:
+def configured(file: Path | None) -> Configuration:
     base = configuration.defaults(os.environ, os.getuid())
     usual = configuration.default_file(os.environ, os.getuid())
     if file is None and not usual.exists():

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -58,7 +58,7 @@ class Scene:
             self.heard += 1
 
     @contextmanager
-    def attacked(self) -> Iterator[EdgePeer]:
+    def attacked(self) -> Generator[EdgePeer, None, None]:
         """The honest talk before, during and after the block; then their ledgers are what they have seen."""
         self.talk()
         yield self.hostile
@@ -395,7 +395,7 @@ class Raw:
 
 
 @contextmanager
-def raw(scene: Scene) -> Iterator[Raw]:
+def raw(scene: Scene) -> Generator[Raw, None, None]:
     """The hostile capsule's next instance, by hand."""
     path = scene.backbone.folder / "raw.edge"
     scene.backbone.detach(HOSTILE)

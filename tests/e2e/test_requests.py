@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import cbor2
 import pytest
 
@@ -136,6 +139,36 @@ def test_a_request_without_an_answer_times_out(daemon: Daemon) -> None:
     _, received, told, _ = outcome(daemon)
     assert received.result == -Errno.TIMEDOUT
     assert "'ask.it' was not answered in time" in told.data.decode()
+
+
+def silent(daemon: Daemon) -> None:
+    """A responder that hears, says so on `heard`, and waits; and an asker who would wait for long."""
+    program = responder()
+    handle = program.call("ipc_subscribe", text("ask.it"))
+    program.call("ipc_recv", handle, 60_000, buffer(4096))
+    add_responder(daemon, "silent", program)
+    add_asker(daemon, asker(timeout=60_000))
+    daemon.start()
+    daemon.results("silent", 3)
+
+
+def test_a_restart_of_the_backbone_ends_it(daemon: Daemon) -> None:
+    """Nobody knows any more who was asked: connreset, at once."""
+    silent(daemon)
+    os.kill(daemon.backbone, signal.SIGKILL)
+    _, received, told, _ = outcome(daemon)
+    assert received.result == -Errno.CONNRESET
+    assert "the backbone was restarted" in told.data.decode()
+    assert daemon.get("/v1/bus")["balanced"] is True
+
+
+def test_cancellation_ends_the_waiting(daemon: Daemon) -> None:
+    """An asker that is stopped is told so, and not that its time was over."""
+    silent(daemon)
+    instance = daemon.of("asker")["instance"]
+    assert daemon.act("asker", "stop", wait="down").status == 200
+    lines = [each["message"] for each in daemon.lines("asker") if each["instance"] == instance]
+    assert [each.result for each in called(lines)][1] == -Errno.CANCELED
 
 
 def test_a_late_subscriber_gets_what_was_retained(daemon: Daemon) -> None:

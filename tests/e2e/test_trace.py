@@ -8,7 +8,7 @@ import pytest
 
 from capsuled.proto.control import Exit
 
-from ..support.daemon import Daemon
+from ..support.daemon import Daemon, Json
 from . import chain
 
 
@@ -27,12 +27,11 @@ def chained(daemon: Daemon) -> Daemon:
 
 
 def test_a_chain_through_capsules(chained: Daemon) -> None:
-    """In order from its first cause, with the fan-out, each on the operator's behalf; found from each of its messages."""
+    """In order from its first cause, with the fan-out, on the operator's behalf; found from any of its messages."""
     done = chained.ctl("bus", "publish", "go", "1")
     assert done.returncode == Exit.DONE, done.stderr
     number = int(done.stdout.rsplit(maxsplit=1)[-1])
     for name in ("first", "second", "third", "fourth"):
-        # Its call 11 is the receive that is stopped only at the end: what it published has been sent.
         assert chained.results(name, 4)[4].result == 0
     hops = await_hops(chained, number, 5)
     assert [hop["topic"] for hop in hops[:2]] == ["go", "step.one"]
@@ -55,10 +54,10 @@ def test_a_chain_through_capsules(chained: Daemon) -> None:
     assert chained.get("/v1/bus")["balanced"] is True
 
 
-def await_hops(daemon: Daemon, number: int, count: int) -> list[dict[str, object]]:
+def await_hops(daemon: Daemon, number: int, count: int) -> list[Json]:
     """The chain once it has so many messages: what a guest has published goes within a millisecond or two."""
     while True:
-        found: list[dict[str, object]] = daemon.get("/v1/bus/trace", {"id": str(number)})["hops"]
+        found: list[Json] = daemon.get("/v1/bus/trace", {"id": str(number)})["hops"]
         if len(found) == count:
             return found
         assert len(found) < count, found

@@ -22,6 +22,8 @@ from capsuled.supervisor.instance import Ending, Instance
 from capsuled.supervisor.logbook import LogBook
 from capsuled.supervisor.manifest import Limits, Manifest, parse
 
+from ..support.machines import unconfined
+
 DEADLINE = 30.0
 
 _TAKE_ORDER = """
@@ -55,7 +57,7 @@ class Hostile:
         self.bus = Bus(1 << 20, 1 << 20)
         self.book = LogBook("hostile", 100_000, 64 << 20, lambda _, line: self.offered.append(line))
         self.instance = Instance(
-            manifest(), b"", {}, edges, 1, self.bus, self.book, on_report or self.reports.append
+            manifest(), b"", {}, edges, 1, self.bus, unconfined(), self.book, on_report or self.reports.append
         )
         self.ending: Ending | None = None
         self._late = False

@@ -7,8 +7,11 @@ import pytest
 
 from capsuled.proto import compiling, reports
 from capsuled.proto.compiling import CompileOrder, CompileOrderError
+from capsuled.proto.order import Confinement
 
-ORDER = CompileOrder("auto", "sha256:00", 1 << 20, 1 << 28, 30, b"\0asm")
+ORDER = CompileOrder(
+    "auto", "sha256:00", 1 << 20, 1 << 28, 30, Confinement(7, "all", landlock=True, seccomp=False), b"\0asm"
+)
 
 
 def test_an_order_is_read_as_it_was_written() -> None:
@@ -32,6 +35,25 @@ def test_what_is_no_order_is_refused(data: bytes, told: str) -> None:
     with pytest.raises(CompileOrderError) as caught:
         compiling.decode(data)
     assert str(caught.value).startswith(told)
+
+
+@pytest.mark.parametrize("pid", [1, 4_194_304])
+def test_a_clone_is_told_in_a_line(pid: int) -> None:
+    """The line of any pid is read back, with what follows it, and not before it is whole."""
+    line = compiling.clone_line(pid)
+    assert len(line) < compiling.MAX_CLONE_LINE
+    assert compiling.split_clone_line(line + b"rest\nof it") == (pid, b"rest\nof it")
+    for length in range(len(line)):
+        assert compiling.split_clone_line(line[:length]) is None
+
+
+@pytest.mark.parametrize(
+    "output", [b"x", b"\n", b"clone\n", b"clone -1\n", b"clone 1 2\n", b"clone x\n", b"clone " + b"1" * 18]
+)
+def test_what_tells_of_no_clone_is_refused(output: bytes) -> None:
+    """Another word, no number, and a line that does not end where the longest does."""
+    with pytest.raises(ValueError, match="tells of no clone"):
+        compiling.split_clone_line(output)
 
 
 def test_statuses_are_told_apart_and_are_the_workers() -> None:

@@ -20,6 +20,8 @@ from capsuled.sandbox.ipc import Ipc
 from capsuled.sandbox.page import Page
 from capsuled.sandbox.supervisor import Supervisor
 
+from ..support.machines import BARE
+
 EPOCH = 2
 FIRST = EPOCH << records.EPOCH_SHIFT
 ORIGIN = 5
@@ -38,7 +40,7 @@ LIMITS = WorkerLimits(
     log_bytes_per_second=1000,
 )
 
-ORDER = Order("name", bytes(16), "", "auto", Descriptors(3, 4, 5, 6, 7), LIMITS, Grants(("*",), ("*",)))
+ORDER = Order("name", bytes(16), "", "auto", Descriptors(3, 4, 5, 6, 7), LIMITS, Grants(("*",), ("*",)), BARE)
 
 
 class ScriptedEdge(Edge):

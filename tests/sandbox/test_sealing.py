@@ -8,15 +8,19 @@ import resource
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 
 from capsuled.proto import order as orders
 from capsuled.proto.grants import Grants
-from capsuled.proto.order import Descriptors, Order, WorkerLimits
+from capsuled.proto.order import Confinement, Descriptors, Order, WorkerLimits
 from capsuled.sandbox import sealing
 from capsuled.sandbox.sealing import SealingFailed, Step
+from capsuled.sandbox.supervisor import Supervisor
+
+from ..support.machines import BARE
 
 MIB = 1024 * 1024
 
@@ -35,30 +39,70 @@ LIMITS = WorkerLimits(
 )
 
 
-def order(descriptors: Descriptors, limits: WorkerLimits = LIMITS) -> Order:
-    return Order("name", bytes(16), "", "auto", descriptors, limits, Grants())
+def order(descriptors: Descriptors, limits: WorkerLimits = LIMITS, confinement: Confinement = BARE) -> Order:
+    return Order("name", bytes(16), "", "auto", descriptors, limits, Grants(), confinement)
+
+
+class Told(Supervisor):
+    """A supervisor that there is no descriptor to."""
+
+    def __init__(self) -> None:
+        pass
 
 
 def with_cpu_time(seconds: int) -> WorkerLimits:
     return WorkerLimits(**{**LIMITS.__dict__, "cpu_time": seconds})
 
 
-def test_the_steps_have_their_order() -> None:
-    """Dying with the supervisor comes after whatever would clear it, and the look at the supervisor last."""
-    steps = sealing.plan(order(Descriptors(3, 4, 5, 6, 7)))
-    assert [step.name for step in steps] == [
-        "close inherited descriptors",
-        "resource limits",
-        "no new privileges",
-        "die with the supervisor",
-        "supervisor is alive",
+FULL = Confinement(user=5000, namespaces="all", landlock=True, seccomp=True)
+
+ALIVE = ["die with the supervisor", "supervisor is alive"]
+INSIDE = ["namespaces", "wait for the supervisor", "empty root"]
+LIMITED = ["resource limits", "close inherited descriptors"]
+BOUNDING = ["capability bounding set"]
+USER = ["groups", "group of its own", "user of its own"]
+UNPRIVILEGED = ["capabilities", "no new privileges", "not dumpable"]
+LANDLOCK = ["landlock"]
+
+
+@pytest.mark.parametrize(
+    ("confinement", "names"),
+    [
+        (BARE, [*ALIVE, *LIMITED, *UNPRIVILEGED, *ALIVE]),
+        (FULL, [*ALIVE, *INSIDE, *LIMITED, *BOUNDING, *USER, *UNPRIVILEGED, *ALIVE, *LANDLOCK]),
+        (
+            replace(FULL, user=None, namespaces="user"),
+            [*ALIVE, *INSIDE, *LIMITED, *BOUNDING, *UNPRIVILEGED, *ALIVE, *LANDLOCK],
+        ),
+        (replace(FULL, user=None), [*ALIVE, *INSIDE, *LIMITED, *UNPRIVILEGED, *ALIVE, *LANDLOCK]),
+        (
+            replace(FULL, namespaces="none", landlock=False),
+            [*ALIVE, *LIMITED, *BOUNDING, *USER, *UNPRIVILEGED, *ALIVE],
+        ),
+    ],
+)
+def test_the_steps_have_their_order(confinement: Confinement, names: list[str]) -> None:
+    """The bounding set goes before the user who may drop it, and dying with the supervisor comes again after it."""
+    steps = sealing.plan(order(Descriptors(3, 4, 5, 6, 7), confinement=confinement), Told())
+    assert [step.name for step in steps] == names
+
+
+def test_seccomp_comes_in_two_stages() -> None:
+    """One before the module is read, one before the guest runs; without it there are still no more processes."""
+    full, bare = (order(Descriptors(3, 4, 5, 6, 7), confinement=each) for each in (FULL, BARE))
+    assert [step.name for step in sealing.before_module(full)] == ["seccomp, first stage"]
+    assert [step.name for step in sealing.before_guest(full)] == [
+        "no more processes",
+        "seccomp, second stage",
     ]
+    assert sealing.before_module(bare) == ()
+    assert [step.name for step in sealing.before_guest(bare)] == ["no more processes"]
 
 
 def test_making_the_plan_does_nothing() -> None:
     """The descriptors that it names need not even be there."""
     before = os.listdir("/proc/self/fd")
-    sealing.plan(order(Descriptors(500, 501, 502, 503, 504)))
+    sealing.plan(order(Descriptors(500, 501, 502, 503, 504), confinement=FULL), Told())
     assert os.listdir("/proc/self/fd") == before
 
 
@@ -106,11 +150,13 @@ import json, os, resource, sys
 from capsuled.proto import order as orders
 from capsuled.sandbox import sealing
 from capsuled.sandbox.sealing import SealingFailed
+from capsuled.sandbox.supervisor import Supervisor
 order = orders.decode(bytes.fromhex(sys.argv[1]))
+supervisor = Supervisor(order.descriptors.control)
 """
 
 LOOK = """
-sealing.carry_out(sealing.plan(order))
+sealing.carry_out(sealing.plan(order, supervisor))
 def is_open(fd):
     try:
         os.fstat(fd)
@@ -128,7 +174,7 @@ print(json.dumps(found))
 
 RACE = """
 try:
-    sealing.carry_out(sealing.plan(order))
+    sealing.carry_out(sealing.plan(order, supervisor))
 except SealingFailed as exc:
     print(json.dumps(str(exc)))
 """
@@ -216,7 +262,7 @@ os._exit(0)
 """
 
 SLEEPER = """
-sealing.carry_out(sealing.plan(order))
+sealing.carry_out(sealing.plan(order, supervisor))
 print("sealed", flush=True)
 import time
 time.sleep(600)

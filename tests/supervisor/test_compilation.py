@@ -21,7 +21,9 @@ from capsuled.supervisor.compilation import (
 )
 from capsuled.supervisor.quantities import MIB
 
-ORDER = CompileOrder("auto", "", MIB, 256 * MIB, 30, b"x" * 1024)
+from ..support.machines import BARE
+
+ORDER = CompileOrder("auto", "", MIB, 256 * MIB, 30, BARE, b"x" * 1024)
 BLOB = blob.pack(Head("wasmer", "1.1.0", "cranelift"), b"code")
 
 
@@ -49,7 +51,7 @@ def test_a_blob_is_taken() -> None:
 def test_a_blob_is_for_the_engine_that_was_asked_for(engine: str, made: str) -> None:
     """`auto` takes either; another engine's, or one's that there is not, is refused."""
     output = blob.pack(Head(made, "1", "c"), b"")
-    order = CompileOrder(engine, "", MIB, MIB, 30, b"")
+    order = CompileOrder(engine, "", MIB, MIB, 30, BARE, b"")
     found = verdict(ended(0, output=output), order, BOUNDS)
     if made in ENGINES and engine in ("auto", made):
         assert found == Compiled(made, output)
@@ -192,5 +194,5 @@ def test_bounds_end() -> None:
 )
 def test_each_difference_makes_another_job(other: Job) -> None:
     """Engine, expected hash, limit and module; the same of all is the same job."""
-    assert other.key() != Job("wasmer", "", MIB, b"a").key()
-    assert Job("wasmer", "", MIB, b"a").key() == Job("wasmer", "", MIB, bytes([97])).key()
+    assert other.key != Job("wasmer", "", MIB, b"a").key
+    assert Job("wasmer", "", MIB, b"a").key == Job("wasmer", "", MIB, bytes([97])).key

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import psutil
 import pytest
@@ -15,16 +17,23 @@ import trio.testing
 
 from capsuled.proto import blob
 from capsuled.proto.blob import Head
+from capsuled.proto.order import Confinement
+from capsuled.supervisor import probe
 from capsuled.supervisor.blobs import Compiled
 from capsuled.supervisor.compilation import BOUNDS, Bounds, Job, LoadError
-from capsuled.supervisor.compiling import Compiler
+from capsuled.supervisor.compiling import COMMAND, Compiler
+from capsuled.supervisor.confining import Confining, NoUserLeft
 from capsuled.supervisor.spawn import SpawnError
 
+from ..support import mutations
+from ..support.machines import BARE, unconfined
 from .control.serving import run
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SENSOR = (EXAMPLES / "sensor/sensor.wasm").read_bytes()
 PING = (EXAMPLES / "ping/ping.wasm").read_bytes()
+
+ENGINES = ["wasmer", "wasmtime"] if sys.version_info < (3, 11) else ["wasmtime"]
 
 MIB = 1024 * 1024
 JOB = Job("auto", "", MIB, SENSOR)
@@ -32,6 +41,19 @@ OTHER = replace(JOB, wasm=PING)
 
 BLOB = blob.pack(Head("wasmer", "1", "c"), b"code")
 ANSWER = f"import os; os.write(1, {BLOB!r})"
+
+
+UNCONFINED = unconfined()
+
+
+def made(
+    bounds: Bounds = BOUNDS,
+    *,
+    command: tuple[str, ...] = COMMAND,
+    confine: Callable[[], AbstractContextManager[Confinement]] = UNCONFINED.confinement,
+    **more: int,
+) -> Compiler:
+    return Compiler(confine, bounds=bounds, command=command, **more)
 
 
 def acting(code: str) -> tuple[str, ...]:
@@ -66,6 +88,104 @@ def answer(job: Job, compiler: Compiler) -> Compiled | LoadError:
 # ── the real one ─────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.fixture(scope="module")
+def confining() -> Confining:
+    """All layers that this machine can hold."""
+    found: list[Confining] = []
+
+    async def main() -> None:
+        users = range(1_900_000_000, 1_900_000_004)
+        found.append(Confining(await probe.probe(users[0]), users))
+
+    run(main)
+    return found[0]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_it_compiles_in_all_confinement_that_there_is(engine: str, confining: Confining) -> None:
+    """With every layer that this machine can hold a module is compiled, and what it makes is the same."""
+    job = replace(JOB, engine=engine)
+    confined = answer(job, made(confine=confining.confinement))
+    assert isinstance(confined, Compiled)
+    assert confined == answer(job, made())
+
+
+def test_its_user_is_given_back(confining: Confining) -> None:
+    """More modules than there are users are compiled one after the other, also when they are given up."""
+
+    async def main(compiler: Compiler) -> None:
+        for number in range(6):
+            await compiler.compile(replace(JOB, wasm=bytes([number])))
+            with trio.move_on_after(0.01):
+                await compiler.compile(replace(JOB, wasm=bytes([number, 0])))
+
+    using(made(confine=confining.confinement), main)
+    with ExitStack() as stack:
+        for _ in range(4):
+            stack.enter_context(confining.confinement())
+
+
+def test_limits_are_told_in_confinement_too(confining: Confining) -> None:
+    """Process 1 of a namespace ignores SIGXCPU, and cannot abort: the sentences are the same."""
+    for bounds, told in (
+        (replace(BOUNDS, cpu_seconds=1), "CPU limit 1 s"),
+        (replace(BOUNDS, base_memory=16 * MIB, memory_per_byte=0), "limit of 16 MiB of memory"),
+    ):
+        found = answer(replace(JOB, wasm=slow()), made(bounds, confine=confining.confinement))
+        assert isinstance(found, LoadError)
+        assert told in found.message
+
+
+def test_no_user_left_is_not_the_modules_fault() -> None:
+    """Where no number is left for it the sentence is the one that says so."""
+
+    @contextmanager
+    def none() -> Generator[Confinement, None, None]:
+        raise NoUserLeft("cannot give it a user of its own")
+        yield BARE
+
+    async def main(compiler: Compiler) -> None:
+        with pytest.raises(SpawnError, match="cannot compile: cannot give it a user of its own"):
+            await compiler.compile(JOB)
+
+    using(made(confine=none), main)
+
+
+@contextmanager
+def cloning() -> Generator[Confinement, None, None]:
+    """As if in namespaces: what follows the line with the clone's pid is the answer."""
+    yield replace(BARE, namespaces="user")
+
+
+CLONING = """
+import os, sys
+told, tell = os.pipe()
+pid = os.fork()
+if pid:
+    {launcher}
+os.close(tell); os.read(told, 1)
+{clone}
+"""
+
+
+@pytest.mark.parametrize(
+    ("launcher", "told"),
+    [
+        ("os.write(1, b'clone 1\\n'); os._exit(0)", "the compiler "),
+        ("os.write(1, b'clone %d\\n' % os.getpid()); os._exit(0)", "the compiler "),
+        ("os.write(1, b'capsuled'); os._exit(0)", "the compiler "),
+        ("os._exit(3)", "the compiler ended with status 3"),
+        ("os.kill(os.getpid(), 9)", "the compiler was ended by SIGKILL"),
+    ],
+)
+def test_a_clone_that_cannot_be_followed_is_killed(launcher: str, told: str) -> None:
+    """Another's pid, its own, no line, or an end before it: there is a sentence, and the clone is gone."""
+    code = CLONING.format(launcher=launcher, clone="import time; time.sleep(1000)")
+    found = answer(JOB, made(confine=cloning, command=acting(code)))
+    assert isinstance(found, LoadError)
+    assert told in found.message
+
+
 def test_a_module_is_compiled_once() -> None:
     """The first start costs a process, the next none; another module has a process of its own."""
 
@@ -80,7 +200,7 @@ def test_a_module_is_compiled_once() -> None:
         assert other != first
         assert compiler.processes == 2
 
-    using(Compiler(), main)
+    using(made(), main)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +216,7 @@ def test_a_module_is_compiled_once() -> None:
 )
 def test_what_does_not_fit_is_told_in_the_compilers_words(job: Job, told: str) -> None:
     """Malformed, cut off, another hash, no such engine, over a limit."""
-    found = answer(job, Compiler())
+    found = answer(job, made())
     assert isinstance(found, LoadError)
     assert told in found.message
 
@@ -109,12 +229,12 @@ def test_a_rejected_module_is_tried_again() -> None:
             assert isinstance(await compiler.compile(replace(JOB, engine="v8")), LoadError)
         assert compiler.processes == 2
 
-    using(Compiler(), main)
+    using(made(), main)
 
 
 def test_the_real_one_is_held_to_its_processor_time() -> None:
     """A compiler that would need longer than it may is ended with its limit in the sentence."""
-    found = answer(replace(JOB, wasm=slow()), Compiler(replace(BOUNDS, cpu_seconds=1)))
+    found = answer(replace(JOB, wasm=slow()), made(replace(BOUNDS, cpu_seconds=1)))
     assert isinstance(found, LoadError)
     assert "the compiler was killed: CPU limit 1 s for a module of" in found.message
 
@@ -122,15 +242,15 @@ def test_the_real_one_is_held_to_its_processor_time() -> None:
 def test_the_real_one_is_held_to_its_memory() -> None:
     """A compiler that would need more memory than it may is ended with its limit in the sentence."""
     bounds = replace(BOUNDS, base_memory=16 * MIB, memory_per_byte=0)
-    found = answer(replace(JOB, wasm=slow()), Compiler(bounds))
+    found = answer(replace(JOB, wasm=slow()), made(bounds))
     assert isinstance(found, LoadError)
     assert "the compiler had reached its limit of 16 MiB of memory for a module of" in found.message
 
 
 def slow() -> bytes:
-    """A sound module that takes a compiler seconds: 20 000 functions with a hundred instructions."""
+    """A sound module that takes a compiler seconds: 100 000 functions with a hundred instructions."""
     body = b"\x00" + b"\x41\x07\x41\x05\x6c\x1a" * 33 + b"\x0b"
-    count = 20_000
+    count = 100_000
     entry = leb(len(body)) + body
     return b"\0asm\x01\0\0\0" + b"".join(
         bytes((identity,)) + leb(len(content)) + content
@@ -151,6 +271,23 @@ def leb(number: int) -> bytes:
         number >>= 7
     return bytes((*encoded, number))
 
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("kind", sorted(mutations.BOMBS))
+def test_a_bomb_is_compiled_or_told(engine: str, kind: str) -> None:
+    """Modules out of all proportion are compiled, rejected, or meet a limit: no compiler crashes or fails."""
+    wasm = mutations.BOMBS[kind](Random(0))
+    found = answer(Job(engine, "", 16 * MIB, wasm), made(replace(BOUNDS, cpu_seconds=1)))
+    if isinstance(found, LoadError):
+        assert any(each in found.message for each in (*REJECTED, *LIMITS_MET)), found.message
+
+
+REJECTED = ("the engine rejects it: ", "elements in its tables; the limit is")
+LIMITS_MET = (
+    "the compiler was killed: CPU limit",
+    "the compiler had reached its limit",
+    "it wrote more than",
+)
 
 # ── one that has been taken over ─────────────────────────────────────────────────────────────────
 
@@ -196,21 +333,21 @@ MISDEEDS = {
 @pytest.mark.parametrize(("bounds", "code", "told"), MISDEEDS.values(), ids=MISDEEDS)
 def test_whatever_it_does_there_is_an_answer(bounds: Bounds, code: str, told: str) -> None:
     """A compiler that a module has taken over ends in a sentence, and is gone."""
-    found = answer(JOB, Compiler(bounds, command=acting(code)))
+    found = answer(JOB, made(bounds, command=acting(code)))
     assert isinstance(found, LoadError)
     assert told in found.message
 
 
 def test_output_at_its_bound_is_taken() -> None:
     """As many bytes as it may write, and as many printed."""
-    compiler = Compiler(replace(SHORT, seconds=30.0), command=acting(f"{ANSWER}; os.write(2, b'x' * 1000)"))
+    compiler = made(replace(SHORT, seconds=30.0), command=acting(f"{ANSWER}; os.write(2, b'x' * 1000)"))
     assert answer(JOB, compiler) == Compiled("wasmer", BLOB)
 
 
 def test_what_it_has_started_goes_with_it() -> None:
     """A child of a compiler that holds its pipes open is killed with it, and the answer does not wait for it."""
     code = f"import os, time\nif os.fork(): {ANSWER}\nelse: time.sleep(1000)"
-    assert answer(JOB, Compiler(command=acting(code))) == Compiled("wasmer", BLOB)
+    assert answer(JOB, made(command=acting(code))) == Compiled("wasmer", BLOB)
 
 
 def test_what_left_its_group_does_not_hold_us_up(tmp_path: Path) -> None:
@@ -227,7 +364,7 @@ def test_what_left_its_group_does_not_hold_us_up(tmp_path: Path) -> None:
         assert isinstance(found, LoadError)
         assert "the compiler ended with status 0" in found.message
 
-    using(Compiler(command=acting(code)), main)
+    using(made(command=acting(code)), main)
 
 
 def test_not_sealed_is_not_a_load_error() -> None:
@@ -238,7 +375,7 @@ def test_not_sealed_is_not_a_load_error() -> None:
         with pytest.raises(SpawnError, match="cannot seal it: rlimits"):
             await compiler.compile(JOB)
 
-    using(Compiler(command=acting(code)), main)
+    using(made(command=acting(code)), main)
 
 
 def test_a_compiler_that_cannot_be_started_is_said_so() -> None:
@@ -249,7 +386,7 @@ def test_a_compiler_that_cannot_be_started_is_said_so() -> None:
             with pytest.raises(SpawnError, match=r"cannot compile: cannot start .*No such file"):
                 await compiler.compile(JOB)
 
-    using(Compiler(command=("/nowhere/python",)), main)
+    using(made(command=("/nowhere/python",)), main)
 
 
 # ── several ──────────────────────────────────────────────────────────────────────────────────────
@@ -293,7 +430,7 @@ def test_the_same_job_is_done_once(tmp_path: Path) -> None:
             (tmp_path / "go").touch()
         assert compiler.processes == 1
 
-    using(Compiler(command=waiting(tmp_path)), main)
+    using(made(command=waiting(tmp_path)), main)
     assert found == [Compiled("wasmer", BLOB)] * 10
 
 
@@ -314,7 +451,7 @@ def test_no_more_run_than_may(tmp_path: Path) -> None:
             (tmp_path / "go").touch()
         assert compiler.processes == 5
 
-    using(Compiler(command=waiting(tmp_path)), main)
+    using(made(command=waiting(tmp_path)), main)
     assert sorted(turns) == list(range(5))
 
 
@@ -339,7 +476,7 @@ def test_who_gives_up_leaves_it_to_the_others(tmp_path: Path) -> None:
             two.cancel()
         await until(lambda: not psutil.pid_exists(pid))
 
-    using(Compiler(command=waiting(tmp_path)), main)
+    using(made(command=waiting(tmp_path)), main)
 
 
 def test_who_asks_after_it_was_given_up_has_a_process_of_its_own(tmp_path: Path) -> None:
@@ -355,7 +492,7 @@ def test_who_asks_after_it_was_given_up_has_a_process_of_its_own(tmp_path: Path)
         assert await compiler.compile(JOB) == Compiled("wasmer", BLOB)
         assert compiler.processes == 2
 
-    using(Compiler(command=waiting(tmp_path)), main)
+    using(made(command=waiting(tmp_path)), main)
 
 
 def test_a_job_in_the_queue_can_be_given_up(tmp_path: Path) -> None:
@@ -371,7 +508,7 @@ def test_a_job_in_the_queue_can_be_given_up(tmp_path: Path) -> None:
             (tmp_path / "go").touch()
         assert compiler.processes == 1
 
-    using(Compiler(at_once=1, command=waiting(tmp_path)), main)
+    using(made(at_once=1, command=waiting(tmp_path)), main)
 
 
 def test_its_end_is_the_end_of_every_process(tmp_path: Path) -> None:
@@ -391,7 +528,7 @@ def test_its_end_is_the_end_of_every_process(tmp_path: Path) -> None:
                 nursery.cancel_scope.cancel()
             assert psutil.Process().children(recursive=True) == []
 
-    compiler = Compiler(command=waiting(tmp_path))
+    compiler = made(command=waiting(tmp_path))
     run(both)
     assert found == [LoadError("it was given up before it was compiled")]
 
@@ -405,7 +542,7 @@ def test_what_is_forgotten_is_compiled_again() -> None:
         await compiler.compile(JOB)
         assert compiler.processes == 2
 
-    using(Compiler(command=acting(ANSWER)), main)
+    using(made(command=acting(ANSWER)), main)
 
 
 @pytest.mark.parametrize(("room", "processes"), [(2 * len(BLOB), 2), (2 * len(BLOB) - 1, 3)])
@@ -417,4 +554,4 @@ def test_blobs_are_kept_within_their_bound(room: int, processes: int) -> None:
             await compiler.compile(job)
         assert compiler.processes == processes
 
-    using(Compiler(kept_bytes=room, command=acting(ANSWER)), main)
+    using(made(kept_bytes=room, command=acting(ANSWER)), main)

@@ -167,17 +167,22 @@ def test_socket(text: str, path: str) -> None:
         ("[control]\nmode = 0o660", "control.mode", "not known here: write one of path, groups"),
         ("[control.groups]\nops = 'admin'", "control.groups.ops", "write 'read' or 'operate'"),
         ("[control.groups]\n'a b' = 'read'", "control.groups.'a b'", "write the name of a group"),
+        ("[isolation]\nrequired = 'most'", "isolation.required", "'most' is no requirement: write"),
+        ("[isolation]\nrequired = 5", "isolation.required", "5 is no requirement: write"),
         (
-            "[isolation]\nrequired = 'strict'",
+            "[isolation]\nrequired = ['seccomp', 'sandbox']",
             "isolation.required",
-            "'strict' is not available in this version",
+            "'sandbox' is no layer: there are",
         ),
-        (
-            "[isolation]\nrequired = ['seccomp']",
-            "isolation.required",
-            "a list is not available in this version",
-        ),
-        ("[isolation]\nusers = '1-2'", "isolation.users", "not known here"),
+        ("[isolation]\nrequired = [5]", "isolation.required", "5 is no layer: there are"),
+        ("[isolation]\nusers = 1000", "isolation.users", "1000 is no range of users: write the first"),
+        ("[isolation]\nusers = '1000'", "isolation.users", "'1000' is no range of users: write the first"),
+        ("[isolation]\nusers = '1000-'", "isolation.users", "'1000-' is no range of users: write the first"),
+        ("[isolation]\nusers = '999-2000'", "isolation.users", "the first is 1000 at least"),
+        ("[isolation]\nusers = '2000-1999'", "isolation.users", "the last not below it"),
+        ("[isolation]\nusers = '2000-2147483648'", "isolation.users", "2147483647 at most"),
+        ("[isolation]\nusers = '65534-65534'", "isolation.users", "contains 65534, which is nobody's"),
+        ("[isolation]\nusers = '65535-70000'", "isolation.users", "contains 65535, which is nobody's"),
         ("[limits]\ntotal_capsules = 10001", "limits.total_capsules", "10001 is more than 10000"),
         ("[limits]\ntotal_queue_bytes = 1", "limits.total_queue_bytes", "1 is less than 1MiB"),
         ("[limits]\nmemory = '2GiB'", "limits.process_memory", "2GiB is less than memory and 64MiB"),
@@ -229,3 +234,20 @@ def test_words_are_the_operator_s() -> None:
     assert {each.name.lower(): each for each in Level if each is not Level.ADMIN} == LEVELS
     for level in LOG_LEVELS:
         assert parse(f"[log]\nlevel = '{level}'", FILE, BASE).log.level == level
+
+
+@pytest.mark.parametrize(
+    ("text", "required", "numbers"),
+    [
+        ("", "best", range(0x7000_0000, 0x7001_0000)),
+        ("[isolation]\nrequired = 'strict'", "strict", range(0x7000_0000, 0x7001_0000)),
+        ("[isolation]\nrequired = ['uid', 'seccomp']", ("uid", "seccomp"), range(0x7000_0000, 0x7001_0000)),
+        ("[isolation]\nrequired = []", (), range(0x7000_0000, 0x7001_0000)),
+        ("[isolation]\nusers = '1000-1000'", "best", range(1000, 1001)),
+        ("[isolation]\nusers = '65536-2147483647'", "best", range(65536, 2**31)),
+    ],
+)
+def test_isolation(text: str, required: str | tuple[str, ...], numbers: range) -> None:
+    """What must be there is a word or layers by name; users are a range within its bounds, the last included."""
+    isolation = parse(text, FILE, BASE).isolation
+    assert (isolation.required, isolation.numbers()) == (required, numbers)

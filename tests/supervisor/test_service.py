@@ -34,6 +34,7 @@ from capsuled.supervisor.logbook import LogBook
 from capsuled.supervisor.manifest import Limits, parse
 from capsuled.supervisor.service import KEPT_EVENTS, Service
 
+from ..support.machines import probed, unconfined
 from .control.serving import run
 
 MANIFEST = """
@@ -63,9 +64,18 @@ class Stage:
     def __init__(self, nursery: trio.Nursery) -> None:
         self.bus = Bus(1 << 20, 1 << 20)
         self.ended = False
-        self.service = Service(self.bus, [Fault("bad/Capsule.toml", "package.name", "missing")], self._end)
+        self.service = Service(
+            self.bus, [Fault("bad/Capsule.toml", "package.name", "missing")], probed(), self._end
+        )
         self._around = Surroundings(
-            nursery, self.bus, Path("/none"), Path("/none"), lambda: 1, self.service.event, self._forget
+            nursery,
+            self.bus,
+            Path("/none"),
+            Path("/none"),
+            lambda: 1,
+            self.service.event,
+            self._forget,
+            unconfined(),
         )
         self.echo, self.idle = self._capsule("echo"), self._capsule("idle")
 

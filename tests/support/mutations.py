@@ -30,10 +30,16 @@ def made(seed: int) -> Mutation:
     """The module of a seed: three of four are damaged ones."""
     random = Random(seed)
     if random.random() < 0.75:
-        kind = random.choice(sorted(DAMAGES))
-        return Mutation(kind, DAMAGES[kind](random, random.choice(EXAMPLES).read_bytes()))
+        return damaged(seed)
     kind = random.choice(sorted(BOMBS))
     return Mutation(kind, BOMBS[kind](random))
+
+
+def damaged(seed: int) -> Mutation:
+    """A damaged module: no larger than the example that it was, and compiled as fast."""
+    random = Random(seed)
+    kind = random.choice(sorted(DAMAGES))
+    return Mutation(kind, DAMAGES[kind](random, random.choice(EXAMPLES).read_bytes()))
 
 
 # ── damage ───────────────────────────────────────────────────────────────────────────────────────

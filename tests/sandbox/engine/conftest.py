@@ -40,9 +40,8 @@ def make_guest(engine: str, wat: Callable[[str], bytes]) -> Callable[..., Guest]
 
     def make(text: str, limits: GuestLimits = LIMITS, **functions: HostFunction) -> Guest:
         imports = {("h", name): function for name, function in functions.items()}
-        return loaded.instantiate(
-            compiler.compile(wat(text), seam.signatures(imports), limits), imports, limits
-        )
+        code = loaded.load(compiler.compile(wat(text), seam.signatures(imports), limits))
+        return loaded.instantiate(code, imports, limits)
 
     return make
 

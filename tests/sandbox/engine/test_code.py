@@ -90,22 +90,23 @@ def test_no_changed_bit_reaches_the_engine(engine: str, blob: bytes) -> None:
         damaged = bytearray(blob)
         damaged[place] ^= 1 << place % 8
         with pytest.raises(CacheRejected):
-            loaded.instantiate(bytes(damaged), {("h", "f"): HostFunction(F, lambda _: 0)}, LIMITS)
+            loaded.load(bytes(damaged))
 
 
 @pytest.mark.parametrize("length", [0, 1, blobs.HEAD_BYTES - 1, blobs.HEAD_BYTES, -1])
 def test_part_of_a_blob_is_rejected(engine: str, blob: bytes, length: int) -> None:
     """What was cut off anywhere is no blob."""
     with pytest.raises(CacheRejected):
-        seam.load(engine).instantiate(blob[:length], {}, LIMITS)
+        seam.load(engine).load(blob[:length])
 
 
 def test_engine_refuses_what_is_not_its_own(engine: str) -> None:
     """A blob with a right head and hash whose code no engine has made is the engine's to reject: in our words."""
     head, _ = blobs.unpack(seam.load_compiler(engine).compile(EMPTY, {}, LIMITS))
     forged = code.pack(head, Code(ModuleInfo([], {"memory": ("memory", None)}), b"no code", b""))
+    loaded = seam.load(engine)
     with pytest.raises(CacheRejected, match="the engine does not load what was compiled: "):
-        seam.load(engine).instantiate(forged, {}, LIMITS)
+        loaded.instantiate(loaded.load(forged), {}, LIMITS)
 
 
 EMPTY = b"\0asm\x01\0\0\0" + b"\x05\x03\x01\0\x01" + b"\x07\x0a\x01\x06memory\x02\0"
@@ -113,9 +114,10 @@ EMPTY = b"\0asm\x01\0\0\0" + b"\x05\x03\x01\0\x01" + b"\x07\x0a\x01\x06memory\x0
 
 def test_an_import_that_has_gone_is_rejected(engine: str, blob: bytes) -> None:
     """What was offered to the compiler must be there when its blob is loaded, with the same signature."""
+    loaded = seam.load(engine)
     for imports in ({}, {("h", "f"): HostFunction(((), ("i32",)), lambda: 0)}):
         with pytest.raises(seam.ModuleRejected, match="it imports the function 'f' from 'h'"):
-            seam.load(engine).instantiate(blob, imports, LIMITS)
+            loaded.instantiate(loaded.load(blob), imports, LIMITS)
 
 
 ALONE = """
@@ -127,7 +129,7 @@ blob, said = bytes.fromhex(sys.stdin.read()), []
 for which in (resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE):
     resource.setrlimit(which, (0, 0))
 f = seam.HostFunction((("i32",), ("i32",)), lambda n: said.append(n) or 0)
-engine.instantiate(blob, {("h", "f"): f}, seam.GuestLimits(65536)).call("run")
+engine.instantiate(engine.load(blob), {("h", "f"): f}, seam.GuestLimits(65536)).call("run")
 print(json.dumps([said, sorted(name for name in sys.modules if "compiler" in name and sys.modules[name])]))
 """
 
@@ -145,7 +147,8 @@ import os, sys
 from capsuled.sandbox.engine import seam
 engine = seam.load(sys.argv[1])
 f = seam.HostFunction((("i32",), ("i32",)), lambda n: 0)
-engine.instantiate(bytes.fromhex(sys.stdin.read()), {("h", "f"): f}, seam.GuestLimits(65536)).call("run")
+code = engine.load(bytes.fromhex(sys.stdin.read()))
+engine.instantiate(code, {("h", "f"): f}, seam.GuestLimits(65536)).call("run")
 print(len(os.listdir("/proc/self/task")))
 """
 

@@ -133,7 +133,8 @@ engine, wasm, calls = sys.argv[1], bytes.fromhex(sys.argv[2]), []
 f = seam.HostFunction(((), ()), lambda: calls.append(1) or 0)
 limits = seam.GuestLimits(65536)
 blob = seam.load_compiler(engine).compile(wasm, {("h", "f"): f.signature}, limits)
-guest = seam.load(engine).instantiate(blob, {("h", "f"): f}, limits)
+loaded = seam.load(engine)
+guest = loaded.instantiate(loaded.load(blob), {("h", "f"): f}, limits)
 resource.setrlimit(resource.RLIMIT_STACK, (2 << 20, 2 << 20))
 resource.setrlimit(resource.RLIMIT_DATA, (64 << 20, 64 << 20))
 try:

@@ -27,7 +27,7 @@ for line in sys.stdin:
     signal.alarm(60)  # ends a start section that does not
     try:
         blob = compiler.compile(bytes.fromhex(line), seam.signatures(imports), limits)
-        engine.instantiate(blob, imports, limits)
+        engine.instantiate(engine.load(blob), imports, limits)
         outcome = "loaded"
     except BaseException as exc:
         outcome = type(exc).__name__

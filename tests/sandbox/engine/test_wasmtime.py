@@ -269,7 +269,7 @@ def say(number):
     return 0
 imports = {("h", "say"): seam.HostFunction((("i32",), ()), say)}
 blob = compiler.compile(wasm, seam.signatures(imports), seam.GuestLimits(2**32))
-guest = engine.instantiate(blob, imports, seam.GuestLimits(2**32))
+guest = engine.instantiate(engine.load(blob), imports, seam.GuestLimits(2**32))
 try:
     guest.call("run")
     end = "returned"
@@ -336,7 +336,7 @@ def test_it_starts_no_thread(wat: Wat) -> None:
     code = (
         "import os, sys; from capsuled.sandbox.engine import seam;"
         "b = seam.load_compiler('wasmtime').compile(bytes.fromhex(sys.argv[1]), {}, seam.GuestLimits(65536));"
-        "g = seam.load('wasmtime').instantiate(b, {}, seam.GuestLimits(65536));"
+        "e = seam.load('wasmtime'); g = e.instantiate(e.load(b), {}, seam.GuestLimits(65536));"
         "g.call('run'); print(len(os.listdir('/proc/self/task')))"
     )
     wasm = wat(f'(module {MEMORY} {"(func)" * 300} (func (export "run")))')

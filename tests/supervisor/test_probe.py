@@ -1,0 +1,54 @@
+"""What the throw-away process says is read with care."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import trio
+
+from capsuled.supervisor import modes, probe
+from capsuled.supervisor.modes import LAYERS, Mode
+from capsuled.supervisor.probe import CannotProbe
+
+USER = 0x7000_0000
+
+GOOD = {
+    name: {"held": True, "why": "tried", "how": "all" if name == "namespaces" else ""}
+    for name in LAYERS
+    if name not in ("process", "cgroup")
+}
+
+
+def test_an_answer() -> None:
+    """Layer by layer, with the kind of namespaces."""
+    found = probe.read(json.dumps(GOOD).encode(), "")
+    assert found.namespaces == "all"
+    assert tuple(found.layers) == LAYERS
+    assert [name for name in LAYERS if not found.held(name)] == ["cgroup"]
+    assert modes.mode(found) is Mode.B
+
+
+@pytest.mark.parametrize("missing", GOOD)
+def test_a_layer_that_was_not_tried(missing: str) -> None:
+    """An answer without a layer is no answer: nothing is taken for held, or for missing, that nobody tried."""
+    left = {name: value for name, value in GOOD.items() if name != missing}
+    with pytest.raises(CannotProbe, match=r"ended with status 3"):
+        probe.read(json.dumps(left).encode(), "it ended with status 3")
+
+
+@pytest.mark.parametrize(
+    "said", [b"", b"{", b"[]", b"7", b"\xff", b'{"namespaces": 1}', b'{"namespaces": {"held": 1}}']
+)
+def test_no_answer(said: bytes) -> None:
+    """Whatever else it says, or nothing, the sentence says how it ended."""
+    with pytest.raises(CannotProbe, match="has not answered: it ended with status 1"):
+        probe.read(said, "it ended with status 1")
+
+
+def test_this_machine() -> None:
+    """The real one answers, and what cannot be missing on a kernel that runs this is there."""
+    found = trio.run(probe.probe, USER)
+    assert found.held("no_new_privs")
+    assert found.held("rlimits")
+    assert all(found.layers[name].why for name in LAYERS)

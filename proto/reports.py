@@ -11,6 +11,8 @@ from typing import Any, ClassVar, Literal, get_args
 
 import cbor2
 
+from capsuled.proto import payloads
+
 MAX_BYTES = 64 * 1024
 """Largest packet: two texts of `MAX_TEXT` characters, which may need four bytes each, and room to spare."""
 
@@ -124,7 +126,7 @@ def decode(packet: bytes) -> Report | Word:
     if len(packet) > MAX_BYTES:
         raise ReportError(f"a packet of {len(packet)} bytes: {MAX_BYTES} at most")
     try:
-        fields = cbor2.loads(packet, max_depth=4, allow_indefinite=False, strict_hashable_types=True)
+        fields: Any = payloads.decode(packet)
         report = _KINDS[fields.pop("kind")](**fields)
     except (cbor2.CBORError, AttributeError, KeyError, TypeError, ValueError, OverflowError) as exc:
         raise ReportError(f"not a report: {exc}") from exc

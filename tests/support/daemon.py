@@ -52,6 +52,10 @@ class Watched:
             except ProcessLookupError:
                 continue
 
+    def __len__(self) -> int:
+        """How many are watched, and not known to have ended."""
+        return len(self._pidfds)
+
     def left(self, timeout: float) -> list[int]:
         """The pids of those that have not ended after `timeout` seconds. A zombie has ended."""
         deadline = time.monotonic() + timeout

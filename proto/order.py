@@ -26,7 +26,7 @@ class Descriptors:
     """Numbers of the descriptors that the worker inherits, besides 0 (the order), 1 and 2 (its output)."""
 
     module: int
-    """Sealed memory file with the module."""
+    """Sealed memory file with what the module was compiled to (`blob`)."""
     edge: int
     """Bound Unix stream socket, on which the worker listens and the backbone connects."""
     control: int
@@ -85,7 +85,6 @@ class Order:
 
     name: str
     instance: bytes
-    module_hash: str
     engine: str
     descriptors: Descriptors
     limits: WorkerLimits

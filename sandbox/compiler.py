@@ -16,20 +16,16 @@ from contextlib import suppress
 from typing import NoReturn
 
 from capsuled.proto import compiling
-from capsuled.proto.abi import FUNCTIONS, MODULE
 from capsuled.proto.compiling import CompileOrder
-from capsuled.sandbox import kernel, loading, namespaces, sealing, seccomp, wasi
-from capsuled.sandbox.engine import seam
-from capsuled.sandbox.engine.seam import EngineError, GuestLimits, Offered
+from capsuled.sandbox import kernel, loading, namespaces, sealing, seccomp
+from capsuled.sandbox.engine import binary, seam
+from capsuled.sandbox.engine.seam import EngineError, GuestLimits
 from capsuled.sandbox.sealing import Step
 
 ORDER_FD, OUTPUT_FD = 0, 1
 
 SPARE_DESCRIPTORS = 16
 """The three that it has, and what the threads of its compiler need when they start."""
-
-OFFERED: Offered = {**{(MODULE, each.name): each.signature for each in FUNCTIONS}, **wasi.SIGNATURES}
-"""All that a guest may import."""
 
 
 def main() -> NoReturn:
@@ -107,8 +103,8 @@ def rlimits(order: CompileOrder) -> sealing.Limits:
 def compile_module(compiler: seam.Compiler, order: CompileOrder) -> bytes:
     """The blob of the order's module. Raises `ModuleRejected`, where it is not the one that the manifest means, too."""
     loading.verify(order.module, order.module_hash)
-    loading.entry_of(order.module, OFFERED)
-    return compiler.compile(order.module, OFFERED, GuestLimits(order.memory))
+    loading.entry_of(binary.inspect(order.module), loading.OFFERED)
+    return compiler.compile(order.module, loading.OFFERED, GuestLimits(order.memory))
 
 
 def _check_alive() -> None:

@@ -9,7 +9,8 @@ import hashlib
 from collections.abc import Iterable, Mapping
 
 from capsuled.proto import abi
-from capsuled.sandbox.engine.binary import Import, ModuleInfo, inspect, signature_text
+from capsuled.sandbox import wasi
+from capsuled.sandbox.engine.binary import Import, ModuleInfo, signature_text
 from capsuled.sandbox.engine.seam import ModuleRejected, Signature
 
 NO_SIGNATURE: Signature = ((), ())
@@ -17,6 +18,9 @@ NO_SIGNATURE: Signature = ((), ())
 
 Offered = Mapping[tuple[str, str], Signature]
 """Host functions by import module and name."""
+
+OFFERED: Offered = {**{(abi.MODULE, each.name): each.signature for each in abi.FUNCTIONS}, **wasi.SIGNATURES}
+"""All that a guest may import."""
 
 
 def verify(wasm: bytes, expected: str) -> None:
@@ -28,12 +32,11 @@ def verify(wasm: bytes, expected: str) -> None:
         )
 
 
-def entry_of(wasm: bytes, offered: Offered) -> str:
+def entry_of(info: ModuleInfo, offered: Offered) -> str:
     """The export to call: `run`, or WASI's `_start` where there is no `run`.
 
-    Raises `ModuleRejected` for a module that is malformed, imports what is not offered, or exports neither.
+    Raises `ModuleRejected` for a module that imports what is not offered, or exports neither.
     """
-    info = inspect(wasm)
     _check_imports(info.imports, offered)
     kind, _ = info.exports.get(abi.MEMORY_EXPORT, ("nothing", None))
     if kind != "memory":
@@ -51,9 +54,9 @@ def entry_of(wasm: bytes, offered: Offered) -> str:
     return entry
 
 
-def has_initialize(wasm: bytes) -> bool:
+def has_initialize(info: ModuleInfo) -> bool:
     """Whether the module is a WASI reactor, whose `_initialize` is called first."""
-    return abi.INITIALIZE_EXPORT in inspect(wasm).exports
+    return abi.INITIALIZE_EXPORT in info.exports
 
 
 def _check_imports(imports: Iterable[Import], offered: Offered) -> None:

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from capsuled.proto import order as orders
 from capsuled.proto import reports
-from capsuled.proto.abi import FUNCTIONS, INITIALIZE_EXPORT, MODULE, RUN_EXPORT
+from capsuled.proto.abi import INITIALIZE_EXPORT, RUN_EXPORT
 from capsuled.proto.ledger import Total
 from capsuled.proto.order import Order
 from capsuled.proto.reports import Ended, Listening, Ready, Started
@@ -115,9 +115,8 @@ class Worker:
     def _serve(self, engine: seam.Engine) -> None:
         order = self._order
         sealing.carry_out(sealing.before_module(order))
-        wasm = _read_module(order.descriptors.module)
-        loading.verify(wasm, order.module_hash)
-        entry = loading.entry_of(wasm, OFFERED)
+        code = engine.load(_read_blob(order.descriptors.module))
+        entry = loading.entry_of(code.info, loading.OFFERED)
         host = Host(
             self._ipc,
             self._logs,
@@ -129,13 +128,13 @@ class Worker:
         )
         imports = {**host.functions(), **wasi.functions(lambda: host.memory, self._system)}
         calls = self._page.slots[Total.HOST_CALLS : Total.HOST_CALLS + 1]
-        guest = engine.instantiate(wasm, imports, GuestLimits(order.limits.memory), calls)
+        guest = engine.instantiate(code, imports, GuestLimits(order.limits.memory), calls)
         host.memory = guest.memory
         self._guest = guest
         self._ipc.before_wait = self._bring_up_to_date
         sealing.carry_out(sealing.before_guest(order))
         self._supervisor.report(Started(engine.name))
-        if loading.has_initialize(wasm):
+        if loading.has_initialize(code.info):
             guest.call(INITIALIZE_EXPORT)
         guest.call(entry)
 
@@ -150,13 +149,9 @@ class Worker:
             self._page.slots[Total.MEMORY] = self._guest.memory.size()
 
 
-OFFERED = {**{(MODULE, each.name): each.signature for each in FUNCTIONS}, **wasi.SIGNATURES}
-"""All that a guest may import."""
-
-
-def _read_module(fd: int) -> bytes:
-    wasm = os.pread(
+def _read_blob(fd: int) -> bytes:
+    blob = os.pread(
         fd, os.lseek(fd, 0, os.SEEK_END), 0
     )  # fstat(2) would name a file, and no file may be named
     os.close(fd)
-    return wasm
+    return blob

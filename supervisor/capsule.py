@@ -23,6 +23,7 @@ from capsuled.proto.reports import Ready, Report, Started
 from capsuled.supervisor import catalogue, clock, exits, lifecycle, secrets
 from capsuled.supervisor.bus import Bus
 from capsuled.supervisor.catalogue import Entry
+from capsuled.supervisor.compiling import Compiler
 from capsuled.supervisor.confining import Confining
 from capsuled.supervisor.control.shapes import Json, JsonObject
 from capsuled.supervisor.exits import Evidence, Intent
@@ -59,6 +60,7 @@ class Surroundings:
 
     nursery: trio.Nursery
     bus: Bus
+    compiler: Compiler
     edges: Path
     secrets: Path
     next_index: Callable[[], int]
@@ -175,6 +177,7 @@ class Capsule:
             around.edges,
             around.next_index(),
             around.bus,
+            around.compiler,
             around.confining,
             self.book,
             self._heard,
@@ -188,7 +191,7 @@ class Capsule:
         async with trio.open_nursery() as watchers:
             # An end that the daemon's own end brings about is waited for and told, too: who cancels us kills it.
             watchers.cancel_scope.shield = True
-            watchers.start_soon(self._expect_ready)
+            watchers.start_soon(self._expect_ready, instance)
             if self.entry.manifest.supervision.watchdog:
                 watchers.start_soon(self._watch, instance)
             ending = await instance.run()
@@ -197,8 +200,9 @@ class Capsule:
         self._around.on_ending(self.name, ending)
         self._ended(ending, instance.id.hex)
 
-    async def _expect_ready(self) -> None:
-        """Kill what is not ready in time."""
+    async def _expect_ready(self, instance: Instance) -> None:
+        """Kill what is not ready in time. It does not pay for the modules of others that are compiled before it."""
+        await instance.turn.wait()
         await trio.sleep(self.entry.manifest.supervision.ready_timeout)
         if self.state is State.STARTING:
             self.feed(Event.LATE)

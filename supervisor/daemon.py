@@ -23,6 +23,7 @@ from capsuled.supervisor import folders, modes, probe
 from capsuled.supervisor.bus import Bus
 from capsuled.supervisor.capsule import Capsule, Surroundings
 from capsuled.supervisor.catalogue import Catalogue
+from capsuled.supervisor.compiling import Compiler
 from capsuled.supervisor.configuration import Configuration
 from capsuled.supervisor.confining import Confining
 from capsuled.supervisor.control import server
@@ -76,14 +77,15 @@ async def _supervise(
 ) -> None:
     ending, serving = trio.Event(), trio.Event()
     bus = Bus(using.limits.total_queue_bytes, using.limits.max_payload, str(spine))
+    compiler = Compiler(confining.confinement)
     service = Service(bus, catalogue.faults, confining.probed, ending.set)
     async with trio.open_nursery() as nursery:
         await nursery.start(_signals, ending, serving, nursery.cancel_scope)
-        async with _in_background(bus.run):
+        async with _in_background(bus.run), _in_background(compiler.run):
             await nursery.start(server.serve, listener, service, Access(os.getuid(), groups))
             async with trio.open_nursery() as capsules_nursery:
                 capsules = _capsules(
-                    using, catalogue, service, bus, edges, files, confining, capsules_nursery
+                    using, catalogue, service, bus, compiler, edges, files, confining, capsules_nursery
                 )
                 bus.on_fault = _fault_teller(capsules)
                 try:
@@ -182,6 +184,7 @@ def _capsules(
     catalogue: Catalogue,
     service: Service,
     bus: Bus,
+    compiler: Compiler,
     edges: Path,
     files: LogFiles,
     confining: Confining,
@@ -189,7 +192,15 @@ def _capsules(
 ) -> list[Capsule]:
     index = itertools.count(1)
     around = Surroundings(
-        nursery, bus, edges, using.secrets_dir, lambda: next(index), service.event, service.ending, confining
+        nursery,
+        bus,
+        compiler,
+        edges,
+        using.secrets_dir,
+        lambda: next(index),
+        service.event,
+        service.ending,
+        confining,
     )
     made: list[Capsule] = []
     for name, entry in catalogue.entries.items():

@@ -74,14 +74,14 @@ class Inherited(NamedTuple):
 
 @contextmanager
 def make(
-    name: str, wasm: bytes, edge: Path, worker_ends: ExitStack
+    name: str, blob: bytes, edge: Path, worker_ends: ExitStack
 ) -> Generator[tuple[Ends, Inherited], None, None]:
     """All descriptors of one worker. Its own ends are closed by `worker_ends`, ours and the edge's file at exit.
 
     Raises `OSError`.
     """
     with ExitStack() as ours:
-        module = _memory_file(f"capsuled-{name}-module", wasm, worker_ends)
+        module = _memory_file(f"capsuled-{name}-module", blob, worker_ends)
         page_fd = os.memfd_create(f"capsuled-{name}-ledger", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         worker_ends.callback(os.close, page_fd)
         os.ftruncate(page_fd, ledger.BYTES)

@@ -27,7 +27,10 @@ from capsuled.proto.order import Confinement, Interceptor, Order, WorkerLimits
 from capsuled.proto.reports import Cancel, Cloned, Ended, Listening, Proceed, Ready, Report, Started
 from capsuled.supervisor import clock, descriptors, exits, isolation, output, spawn
 from capsuled.supervisor.backbone.members import Admission
+from capsuled.supervisor.blobs import Compiled
 from capsuled.supervisor.bus import Bus, Figures
+from capsuled.supervisor.compilation import Job, LoadError
+from capsuled.supervisor.compiling import Compiler
 from capsuled.supervisor.confining import Confining, NoUserLeft
 from capsuled.supervisor.descriptors import Ends, Inherited
 from capsuled.supervisor.exits import Evidence, Intent
@@ -71,6 +74,7 @@ class Instance:
         edges: Path,
         index: int,
         bus: Bus,
+        compiler: Compiler,
         confining: Confining,
         book: LogBook,
         on_report: Callable[[Report], None],
@@ -85,6 +89,10 @@ class Instance:
         self._config = config
         self._edge = edges / f"{index:08x}"
         self._bus = bus
+        self._compiler = compiler
+        self.turn = trio.Event()
+        """Nobody else's module is waited for any longer: from here on the time that passes is its own."""
+        self._told_to_end = trio.Event()
         self._confining = confining
         self._book = book
         self._on_report = on_report
@@ -121,6 +129,7 @@ class Instance:
         if self._intent is None:
             self._intent = intent
         self._stopping.set()
+        self._told_to_end.set()
 
     def kill(self, intent: Intent) -> None:
         """SIGKILL, now. The intent is recorded before the signal: ours is never confused with another's."""
@@ -129,6 +138,7 @@ class Instance:
 
     def _kill(self) -> None:
         self._killed = True
+        self._told_to_end.set()
         if self._process is not None:
             self._process.kill()
 
@@ -140,12 +150,20 @@ class Instance:
         Run it shielded: it ends when the process does, and who wants that kills it.
         """
         try:
+            compiled = await self._compile()
+            if compiled is None:
+                return Ending(Evidence(intent=self._intent), 0.0, None, None)
+            if isinstance(compiled, LoadError):
+                refused = Ended("load-error", message=reports.cut(compiled.message))
+                # As if the worker had found it: nobody should have to know in which process a module is looked at.
+                found = Evidence(report=refused, status=reports.STATUS["load-error"])
+                return Ending(found, 0.0, None, None)
             with (
                 ExitStack() as worker_ends,
                 self._confining.confinement() as confinement,
-                descriptors.make(self.manifest.package.name, self._wasm, self._edge, worker_ends) as made,
+                descriptors.make(self.manifest.package.name, compiled.blob, self._edge, worker_ends) as made,
             ):
-                return await self._run(*made, worker_ends, confinement)
+                return await self._run(*made, worker_ends, confinement, compiled.engine)
         except (OSError, SpawnError, NoUserLeft) as exc:
             return Ending(Evidence(spawn_error=str(exc)), 0.0, None, None)
         except Exception as exc:
@@ -156,10 +174,44 @@ class Instance:
             told = f"a defect in the supervisor ({type(exc).__name__}): please report what its log says"
             return Ending(Evidence(spawn_error=told), 0.0, None, None)
 
+    async def _compile(self) -> Compiled | LoadError | None:
+        """Native code of the module, or why there is none; None when this instance is told to end first."""
+        manifest = self.manifest
+        job = Job(
+            manifest.component.engine, manifest.component.hash or "", manifest.limits.memory, self._wasm
+        )
+        found: Compiled | LoadError | None = None
+        failed: SpawnError | None = None
+
+        async def compile_it(scope: trio.CancelScope) -> None:
+            nonlocal found, failed
+            try:
+                found = await self._compiler.compile(job, self.turn.set)
+            except SpawnError as exc:
+                failed = exc  # raised below, not out of the nursery, which would wrap it
+            scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(compile_it, nursery.cancel_scope)
+            await self._told_to_end.wait()
+            nursery.cancel_scope.cancel()
+        if self._told_to_end.is_set():
+            return None
+        if failed is not None:
+            raise failed
+        return found
+
     async def _run(
-        self, ends: Ends, inherited: Inherited, worker_ends: ExitStack, confinement: Confinement
+        self,
+        ends: Ends,
+        inherited: Inherited,
+        worker_ends: ExitStack,
+        confinement: Confinement,
+        engine: str,
     ) -> Ending:
-        order = descriptors.order_file(orders.encode(self._order(inherited, confinement)), worker_ends)
+        order = descriptors.order_file(
+            orders.encode(self._order(inherited, confinement, engine)), worker_ends
+        )
         if self._intent is not None:
             return Ending(Evidence(intent=self._intent), 0.0, None, None)
         process = spawn.spawn(
@@ -300,13 +352,12 @@ class Instance:
 
     # ── what it is told, and what the backbone is told of it ─────────────────────────────────────
 
-    def _order(self, inherited: Inherited, confinement: Confinement) -> Order:
+    def _order(self, inherited: Inherited, confinement: Confinement, engine: str) -> Order:
         manifest, limits = self.manifest, self.manifest.limits
         return Order(
             name=manifest.package.name,
             instance=self.id.bytes,
-            module_hash=manifest.component.hash or "",
-            engine=manifest.component.engine,
+            engine=engine,
             descriptors=inherited.numbers,
             limits=WorkerLimits(
                 memory=limits.memory,

@@ -37,7 +37,6 @@ from capsuled.sandbox.engine.seam import (
     ModuleRejected,
     Offered,
     TrapKind,
-    signatures,
 )
 
 try:
@@ -209,17 +208,12 @@ class WasmerEngine:
 
     name = "wasmer"
 
-    def __init__(self) -> None:
-        self._compiler = WasmerCompiler()  # TRANSITION
-
     def load(self, blob: bytes) -> Code:
         return unpack(blob, HEAD)
 
     def instantiate(
         self, code: Code, imports: Imports, limits: GuestLimits, calls: Counter | None = None
     ) -> WasmerGuest:
-        if isinstance(code, bytes):  # TRANSITION: the worker still hands over modules
-            code = self.load(self._compiler.compile(code, signatures(imports), limits))  # TRANSITION
         functions = binary.bound(code.info, imports)
         store = wasmer.Store(wasmer.engine.Universal())
         module = _loaded(store, code.module)

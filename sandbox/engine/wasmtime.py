@@ -31,7 +31,6 @@ from capsuled.sandbox.engine.seam import (
     ModuleRejected,
     Offered,
     TrapKind,
-    signatures,
 )
 
 HEAD = Head("wasmtime", raw.VERSION, "cranelift")
@@ -183,7 +182,6 @@ class WasmtimeEngine:
 
     def __init__(self) -> None:
         self._engine = raw.Engine()
-        self._compiler = WasmtimeCompiler()  # TRANSITION
 
     def load(self, blob: bytes) -> Code:
         return unpack(blob, HEAD)
@@ -191,8 +189,6 @@ class WasmtimeEngine:
     def instantiate(
         self, code: Code, imports: Imports, limits: GuestLimits, calls: Counter | None = None
     ) -> WasmtimeGuest:
-        if isinstance(code, bytes):  # TRANSITION: the worker still hands over modules
-            code = self.load(self._compiler.compile(code, signatures(imports), limits))  # TRANSITION
         functions = binary.bound(code.info, imports)
         module = _loaded(self._engine, code.module)
         guest = WasmtimeGuest(self._engine, code.info, [0] if calls is None else calls)

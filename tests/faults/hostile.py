@@ -15,7 +15,10 @@ import trio
 
 from capsuled.proto.reports import Report
 from capsuled.supervisor import spawn
+from capsuled.supervisor.blobs import Compiled
 from capsuled.supervisor.bus import Bus
+from capsuled.supervisor.compilation import Job
+from capsuled.supervisor.compiling import Compiler
 from capsuled.supervisor.control.shapes import JsonObject
 from capsuled.supervisor.exits import Intent
 from capsuled.supervisor.instance import Ending, Instance
@@ -48,6 +51,17 @@ stop_timeout = "200ms"
 """
 
 
+class ReadyMade(Compiler):
+    """Compiles nothing: the worker here is a script, which looks at no module."""
+
+    def __init__(self) -> None:
+        super().__init__(unconfined().confinement)
+
+    async def compile(self, job: Job, on_turn: Callable[[], None] = lambda: None) -> Compiled:
+        on_turn()
+        return Compiled("wasmer", b"")
+
+
 class Hostile:
     """One instance whose worker is a script, and what has become of it."""
 
@@ -57,7 +71,16 @@ class Hostile:
         self.bus = Bus(1 << 20, 1 << 20)
         self.book = LogBook("hostile", 100_000, 64 << 20, lambda _, line: self.offered.append(line))
         self.instance = Instance(
-            manifest(), b"", {}, edges, 1, self.bus, unconfined(), self.book, on_report or self.reports.append
+            manifest(),
+            b"",
+            {},
+            edges,
+            1,
+            self.bus,
+            ReadyMade(),
+            unconfined(),
+            self.book,
+            on_report or self.reports.append,
         )
         self.ending: Ending | None = None
         self._late = False

@@ -40,7 +40,7 @@ LIMITS = WorkerLimits(
     log_bytes_per_second=1000,
 )
 
-ORDER = Order("name", bytes(16), "", "auto", Descriptors(3, 4, 5, 6, 7), LIMITS, Grants(("*",), ("*",)), BARE)
+ORDER = Order("name", bytes(16), "auto", Descriptors(3, 4, 5, 6, 7), LIMITS, Grants(("*",), ("*",)), BARE)
 
 
 class ScriptedEdge(Edge):

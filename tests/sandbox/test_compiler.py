@@ -16,7 +16,7 @@ import pytest
 
 from capsuled.proto import blob, compiling
 from capsuled.proto.compiling import CompileOrder
-from capsuled.sandbox import compiler
+from capsuled.sandbox import compiler, loading
 
 from ..support import mutations
 from ..support.machines import BARE
@@ -81,8 +81,8 @@ def test_a_module_that_does_not_fit_is_told(order: CompileOrder, told: str) -> N
 
 def test_what_is_offered_is_all_that_there_is() -> None:
     """A module may import every function of ours and of WASI, and there are two import modules."""
-    assert {module for module, _ in compiler.OFFERED} == {"capsule", "wasi_snapshot_preview1"}
-    assert ("capsule", "ipc_publish") in compiler.OFFERED
+    assert {module for module, _ in loading.OFFERED} == {"capsule", "wasi_snapshot_preview1"}
+    assert ("capsule", "ipc_publish") in loading.OFFERED
 
 
 def test_another_versions_order_is_not_carried_out() -> None:
@@ -94,7 +94,7 @@ def test_another_versions_order_is_not_carried_out() -> None:
 
 INSTEAD = """
 import json, os, resource, sys
-from capsuled.sandbox import compiler
+from capsuled.sandbox import compiler, loading
 def look(_compiler, order):
     {look}
 compiler.compile_module = look
@@ -153,7 +153,7 @@ def test_however_it_fails_it_says_so(look: str, status: int, told: bytes) -> Non
 def test_a_step_that_fails_ends_it() -> None:
     """Half-sealed, it does not look at the module: the output names the step."""
     code = (
-        "import sys\nfrom capsuled.sandbox import compiler, kernel\n"
+        "import sys\nfrom capsuled.sandbox import compiler, loading, kernel\n"
         "def fail(): raise OSError(1, 'not here')\n"
         "kernel.set_no_new_privileges = fail\n"
         "compiler.compile_module = lambda *_: b'looked'\n"
@@ -187,7 +187,7 @@ import faulthandler, resource, sys
 faulthandler.enable()
 from capsuled.proto.compiling import CompileOrder
 from capsuled.proto.order import Confinement
-from capsuled.sandbox import compiler
+from capsuled.sandbox import compiler, loading
 from capsuled.sandbox.engine import seam
 resource.setrlimit(resource.RLIMIT_DATA, (512 << 20, 512 << 20))
 resource.setrlimit(resource.RLIMIT_CPU, (60, 61))

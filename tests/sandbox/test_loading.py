@@ -9,6 +9,7 @@ from importlib import import_module
 import pytest
 
 from capsuled.sandbox import loading
+from capsuled.sandbox.engine.binary import inspect
 from capsuled.sandbox.engine.seam import ModuleRejected, Signature
 
 Wat = Callable[[str], bytes]
@@ -59,7 +60,7 @@ def test_another_hash_is_rejected_with_both(expected: str) -> None:
 )
 def test_the_entry_is_run_or_else_start(wat: Wat, exports: str, entry: str, initialize: bool) -> None:
     """`run` goes first where both are there; other exports are the module's own affair."""
-    module = wat(f"(module {MEMORY} {exports})")
+    module = inspect(wat(f"(module {MEMORY} {exports})"))
     assert loading.entry_of(module, OFFERED) == entry
     assert loading.has_initialize(module) is initialize
 
@@ -82,7 +83,7 @@ def test_the_entry_is_run_or_else_start(wat: Wat, exports: str, entry: str, init
 def test_exports_that_do_not_fit_are_named(wat: Wat, text: str, message: str) -> None:
     """What is missing or of another kind, and what it should be."""
     with pytest.raises(ModuleRejected) as caught:
-        loading.entry_of(wat(f"(module {text})"), OFFERED)
+        loading.entry_of(inspect(wat(f"(module {text})")), OFFERED)
     assert str(caught.value).startswith(message)
 
 
@@ -109,7 +110,7 @@ def test_imports_that_do_not_fit_are_named(wat: Wat, what: str, message: str) ->
     """Names, kinds and signatures: found and offered."""
     with pytest.raises(ModuleRejected) as caught:
         loading.entry_of(
-            wat(f"(module (import {what}) {MEMORY if 'memory' not in what else ''} {RUN})"), OFFERED
+            inspect(wat(f"(module (import {what}) {MEMORY if 'memory' not in what else ''} {RUN})")), OFFERED
         )
     assert str(caught.value).startswith(message)
 
@@ -118,4 +119,4 @@ def test_imports_that_fit_pass(wat: Wat) -> None:
     """Any of those that are offered, also twice."""
     imports = """(import "capsule" "ready" (func (result i32))) (import "capsule" "ready" (func (result i32)))
         (import "wasi" "exit" (func (param i32)))"""
-    assert loading.entry_of(wat(f"(module {imports} {MEMORY} {RUN})"), OFFERED) == "run"
+    assert loading.entry_of(inspect(wat(f"(module {imports} {MEMORY} {RUN})")), OFFERED) == "run"

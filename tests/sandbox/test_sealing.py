@@ -40,7 +40,7 @@ LIMITS = WorkerLimits(
 
 
 def order(descriptors: Descriptors, limits: WorkerLimits = LIMITS, confinement: Confinement = BARE) -> Order:
-    return Order("name", bytes(16), "", "auto", descriptors, limits, Grants(), confinement)
+    return Order("name", bytes(16), "auto", descriptors, limits, Grants(), confinement)
 
 
 class Told(Supervisor):

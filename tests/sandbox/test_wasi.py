@@ -149,7 +149,9 @@ def test_guest_can_import_all(system: System, engine: str) -> None:
     )
     run = f'(func (export "run") {call_each} (call $proc_exit (i32.const -1)))'
     wasm = bytes(wasmtime.wat2wasm(importing_all(then=run)))
-    guest = seam.load(engine).instantiate(wasm, system.functions, GuestLimits(SIZE))
+    limits, loaded = GuestLimits(SIZE), seam.load(engine)
+    blob = seam.load_compiler(engine).compile(wasm, seam.signatures(system.functions), limits)
+    guest = loaded.instantiate(loaded.load(blob), system.functions, limits)
     with pytest.raises(Exited) as exited:
         guest.call("run")
     assert exited.value.args == (2**32 - 1,)

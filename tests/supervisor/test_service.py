@@ -16,6 +16,7 @@ from capsuled.supervisor import clock
 from capsuled.supervisor.bus import Bus, BusDown, Figures
 from capsuled.supervisor.capsule import Capsule, Surroundings
 from capsuled.supervisor.catalogue import Entry
+from capsuled.supervisor.compiling import Compiler
 from capsuled.supervisor.control.operations import (
     AclVerb,
     Conflict,
@@ -70,6 +71,7 @@ class Stage:
         self._around = Surroundings(
             nursery,
             self.bus,
+            Compiler(unconfined().confinement),
             Path("/none"),
             Path("/none"),
             lambda: 1,

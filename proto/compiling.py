@@ -27,6 +27,9 @@ NO_MEMORY = 77
 SEALING_FAILED = 97
 """It could not seal itself, and has not looked at the module; the output names the step."""
 
+CLONE = b"clone "
+"""How the line begins that tells of a clone."""
+
 MAX_CLONE_LINE = 24
 """Bytes of the line with the clone's pid: a pid has 22 bits (proc(5), pid_max)."""
 
@@ -78,7 +81,7 @@ def decode(data: bytes) -> CompileOrder:
 
 def clone_line(pid: int) -> bytes:
     """The line that tells of a clone, from the process that ends now; the pid is the one that it sees."""
-    return b"clone %d\n" % pid
+    return CLONE + b"%d\n" % pid
 
 
 def split_clone_line(output: bytes) -> tuple[int, bytes] | None:
@@ -87,7 +90,7 @@ def split_clone_line(output: bytes) -> tuple[int, bytes] | None:
     The process writes it before it has seen the module.
     """
     line, end, _ = output[:MAX_CLONE_LINE].partition(b"\n")
-    if not end and len(line) < MAX_CLONE_LINE and line[:6] == b"clone "[: len(line)]:
+    if not end and len(line) < MAX_CLONE_LINE and line[:6] == CLONE[: len(line)]:
         return None
     word, _, number = line.partition(b" ")
     if not end or word != b"clone" or not number.isdigit():

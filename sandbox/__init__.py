@@ -5,7 +5,8 @@
 - `sealing`: what the process gives up before it reads a byte of the module, and before the guest runs
 - `namespaces`, `landlock`, `seccomp`: three of its layers; `syscalls`: numbers by name; `kernel`: the raw calls
 - `probing`: a program of its own, which tries for the supervisor what can be held
-- `loading`: the module is verified and its imports are checked
+- `compiler`: a program of its own, sealed too, in which modules are verified, checked and compiled
+- `loading`: what a module must be: its hash, its imports, its exports
 - `engine`: the guest's engine behind one seam
 - `host`, `wasi`, `system`: the functions that a guest may call
 - `ipc`: publish, subscribe, receive: the rules below put to work on a real edge

@@ -4,6 +4,7 @@
 - `catalogue`: the capsules that the configured folders hold
 - `lifecycle`, `restart`, `exits`: what follows from what happens to a capsule
 - `spawn`: the one module that starts processes
+- `compilation`, `blobs`, `compiling`: a module's native code, made in a process of its own
 - `descriptors`, `instance`, `output`: one worker process, from its start to its reaping
 - `probe`, `modes`, `confining`: what the machine can hold, whether it is enough, and what each worker is told
 - `isolation`, `watchdog`: what is seen of it from outside

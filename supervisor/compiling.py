@@ -200,6 +200,7 @@ class _Output:
         self._clones = clones
         self.data = bytearray()
         self.whole = False
+        """It came to its end, behind a clone's line where one had to come."""
 
     @property
     def too_long(self) -> bool:
@@ -223,6 +224,8 @@ class _Output:
         self.whole = not self._clones
 
     def _follow(self, process: Process) -> None:
+        if not self.data.startswith(compiling.CLONE[: len(self.data)]):
+            return  # it could not make one, and says why: its exit status tells, and nothing else counts
         found = compiling.split_clone_line(bytes(self.data))
         if found is not None:
             pid, rest = found

@@ -3,6 +3,7 @@
 - `seam`: what an engine and a guest are, and the errors that leave them
 - `reader`: WebAssembly's binary format: numbers, names and sections
 - `binary`: a module as far as we read and rewrite it: imports, exports, limits
+- `code`: what a module was compiled to, as a blob
 - `memory`: a guest's memory through a cached view
 - `shim`: a small module between guest and host that makes a host call cheap
 - `wasmer`: the default engine

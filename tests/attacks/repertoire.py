@@ -1,0 +1,133 @@
+"""What an escaped guest tries: one function for each attack, by name. It returns only where it got through.
+
+All that they need is imported and looked up here, before the worker is sealed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import signal
+import socket
+from collections.abc import Callable, Mapping
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_PAGE = 4096
+_LARGE = 600 * 1024 * 1024
+"""Above any limit of the harness, and what was once obtained by MAP_SHARED under a limit of 256 MiB."""
+
+
+_target = [""]
+"""What an attack is aimed at, where it needs to be told: a path."""
+
+
+def _call(number: int, *arguments: int) -> None:
+    """A system call of x86-64. Raises `OSError` where it is refused."""
+    if _libc.syscall(ctypes.c_long(number), *(ctypes.c_long(each) for each in arguments)) < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+def _raw(number: int, *arguments: int) -> Callable[[], object]:
+    return lambda: _call(number, *arguments)
+
+
+def _udp() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
+        made.sendto(b"x", ("127.0.0.1", 9))
+
+
+def _stream(family: int, address: str | tuple[str, int]) -> Callable[[], object]:
+    def connect() -> None:
+        with socket.socket(family, socket.SOCK_STREAM) as made:
+            made.connect(address)
+
+    return connect
+
+
+def _control() -> None:
+    _stream(socket.AF_UNIX, _target[0])()
+
+
+def _write_file() -> None:
+    with open("/tmp/capsuled-attack", "w") as file:
+        file.write("x")
+
+
+def _take(flags: int, protection: int, size: int) -> Callable[[], object]:
+    return lambda: mmap.mmap(-1, size, flags, protection)
+
+
+def _fork() -> None:
+    if os.fork() == 0:
+        os._exit(0)
+
+
+def _mount() -> None:
+    if _libc.mount(b"none", b"/", b"tmpfs", 0, None) < 0:
+        raise OSError(ctypes.get_errno(), "mount")
+
+
+def _all_capabilities() -> None:
+    header = (ctypes.c_uint32 * 2)(0x2008_0522, 0)
+    sets = (ctypes.c_uint32 * 6)(*[0xFFFF_FFFF] * 6)
+    _call(126, ctypes.addressof(header), ctypes.addressof(sets))
+
+
+_PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+_SHARED = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS
+_DATA = mmap.PROT_READ | mmap.PROT_WRITE
+_CLONE_NEWUSER = 0x1000_0000
+
+ATTACKS: Mapping[str, Callable[[], object]] = {
+    "read-passwd": lambda: os.open("/etc/passwd", os.O_RDONLY),
+    "write-tmp": _write_file,
+    "list-proc": lambda: os.listdir("/proc"),
+    "own-maps": lambda: os.open("/proc/self/maps", os.O_RDONLY),
+    "launch-order": lambda: os.open("/proc/1/fd/0", os.O_RDONLY),
+    "tcp": _stream(socket.AF_INET, ("127.0.0.1", 9)),
+    "udp": _udp,
+    "control-socket": _control,
+    "unix-abstract": _stream(socket.AF_UNIX, "\0capsuled"),
+    "fork": _fork,
+    "execve": lambda: os.execv("/bin/sh", ["sh"]),
+    "ptrace": _raw(101, 16, 2),
+    "process-vm-readv": _raw(310, 1, 0, 0, 0, 0, 0),
+    "kill-group": lambda: os.kill(0, signal.SIGTERM),
+    "kill-parent": lambda: os.kill(os.getppid(), signal.SIGTERM),
+    "pidfd-open": _raw(434, 1, 0),
+    "setuid": lambda: os.setuid(0),
+    "capset": _all_capabilities,
+    "mount": _mount,
+    "unshare": _raw(272, _CLONE_NEWUSER),
+    "setns": _raw(308, 0, 0),
+    "pivot-root": _raw(155, 0, 0),
+    "bpf": _raw(321, 0, 0, 0),
+    "io-uring": _raw(425, 1, 0),
+    "userfaultfd": _raw(323, 0),
+    "keyctl": _raw(250, 0, 0),
+    "perf-event": _raw(298, 0, 0, 0, 0, 0),
+    "memfd": lambda: os.memfd_create("x"),
+    "new-seccomp": _raw(317, 1, 0, 0),
+    "dumpable": _raw(157, 4, 1),
+    "no-pdeathsig": _raw(157, 1, 0),
+    "map-executable": _take(_PRIVATE, _DATA | mmap.PROT_EXEC, _PAGE),
+    "map-shared": _take(_SHARED, _DATA, _LARGE),
+    "map-private": _take(_PRIVATE, _DATA, _LARGE),
+    "raise-limit": _raw(160, 7, 0),
+    "sysv-shm": _raw(29, 0, _PAGE, 0o1600),
+}
+
+
+def attempt(asked: str) -> str:
+    """Try an attack, `NAME` or `NAME=TARGET`. What became of it: `refused ERRNO`, or `THROUGH`."""
+    name, _, _target[0] = asked.partition("=")
+    try:
+        ATTACKS[name]()
+    except MemoryError:
+        return f"{name}: refused ENOMEM"
+    except OSError as exc:
+        return f"{name}: refused {errno.errorcode.get(exc.errno or 0, 'unknown')}"
+    return f"{name}: THROUGH"

@@ -78,13 +78,13 @@ class Inbox:
             self._open(each.handle, each.pattern, pattern, runtime_owned=True).since = 0
             self._next_handle = max(self._next_handle, each.handle + 1)
 
-    def open(self, text: str, pattern: Segments) -> Subscription:
-        """A new subscription, not acknowledged yet. Raises `Refusal` when there are too many."""
+    def open(self, text: str, pattern: Segments, in_use: Container[int] = ()) -> Subscription:
+        """A new subscription on no handle in `in_use`, not acknowledged yet. Raises `Refusal` for one too many."""
         if not self._free_rows:
             raise Refusal(
                 Errno.MFILE, f"cannot subscribe to '{text}': {MAX_SUBSCRIPTIONS} subscriptions are the most"
             )
-        return self._open(self.new_handle(), text, pattern, runtime_owned=False)
+        return self._open(self.new_handle(in_use), text, pattern, runtime_owned=False)
 
     def new_handle(self, in_use: Container[int] = ()) -> int:
         """The next number that is no handle of the guest's, nor one in `in_use`."""

@@ -179,7 +179,7 @@ class Ipc:
             )
         # Before anything is begun: a guest that asks again and again while it is stopped must not pile up requests.
         self._check_cancelled()
-        subscription = self._inbox.open(text, segments)
+        subscription = self._inbox.open(text, segments, self._answers)
         handle = subscription.handle
         self._outgoing.control(records.up(UpKind.SUBSCRIBE, pattern, a=handle))
         try:
@@ -428,7 +428,12 @@ class Ipc:
         return envelope
 
     def _answered(self, record: Down) -> None:
-        """An answer; its topic is `reply.` and the number of the request, which is what caused it."""
+        """An answer; its topic is `reply.` and the number of the request, which is what caused it.
+
+        One of a backbone that is gone is passed over: its request has failed with it.
+        """
+        if record.b >> records.EPOCH_SHIFT != self._inbox.epoch:
+            return
         try:
             encoded = self._inbox.encode(record, int(record.text.rpartition(b".")[2]))
         except payloads.NotCbor as exc:

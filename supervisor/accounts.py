@@ -13,6 +13,9 @@ from capsuled.supervisor.balance import Line, Sheet, Standing
 from capsuled.supervisor.bus import Figures
 from capsuled.supervisor.control.shapes import Json, JsonObject
 
+CONVERSATIONS = ("requests", "answered", "failed", "waiting", "late")
+"""What the backbone counts of a capsule's requests and answers."""
+
 MAX_FAULTS = 16
 """Sentences that are kept about what did not add up; they are all alike after a few."""
 
@@ -30,6 +33,8 @@ class Account:
     """By the worker, for its guest's sake."""
     refused_by_backbone: Counter[str] = field(default_factory=Counter[str])
     """An honest worker leaves this empty."""
+    conversations: Counter[str] = field(default_factory=Counter[str])
+    """Requests of its own: requests = answered + failed + waiting; and answers of its own that came too late."""
     routed: int = 0
     """What the backbone passed on."""
     lost_on_the_way: int = 0
@@ -47,6 +52,8 @@ class Account:
             self.refused.update(claims.refused)
         if figures is not None:
             self.routed += figures["published"]
+            for key in CONVERSATIONS:
+                self.conversations[key] += figures.get(key, 0)
             self.lost_on_the_way += figures["missing"]
             self.refused_by_backbone.update(figures["refused"])
 
@@ -153,6 +160,7 @@ def _shape(name: str, account: Account, queued: int) -> JsonObject:
         "refused": by_code,
         "refused_by_backbone": by_backbone,
         "malformed": account.malformed,
+        **{key: account.conversations[key] for key in CONVERSATIONS},
         "queued": queued,
         "host_calls": account.host_calls,
         "logs_cut": account.logs_cut,

@@ -303,7 +303,7 @@ def test_a_publish_does_not_wait_for_the_next_call(guests: Cast) -> None:
     answering, computed = guests.busy.value(guests.answering), guests.busy.value(guests.computed)
     (message,) = guests.busy.envelope(guests.answer)["messages"]
     assert computed - answering > 20
-    assert message["time"] < (answering + computed) / 2
+    assert message["time"] < computed
 
 
 def test_a_wildcard_grant_does_not_reach_the_kernels_topics(guests: Cast) -> None:

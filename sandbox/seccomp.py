@@ -123,6 +123,12 @@ def _both(pid: int) -> tuple[Rule, ...]:
         Rule("fcntl", when=tuple((Check(1, _WORD, command),) for command in _FCNTL)),
         Rule("prctl", when=((Check(0, _WORD, _PR_SET_NAME),),)),
         Rule("tgkill", when=((Check(0, _WORD, pid),),), otherwise=Action.KILL),
+        # ZeroMQ's threads abort the process when these fail while they start, and one that was made before the first
+        # stage may get its first turn after the second (seen: a worker in a hundred on a busy machine). They read,
+        # or set what is set already.
+        Rule("sched_getparam"),
+        Rule("sched_getscheduler"),
+        Rule("sched_setscheduler", when=((Check(1, _WORD, _SCHED_OTHER),),)),
         Rule("clone3", Action.ENOSYS),  # its flags are in memory; the C library falls back to clone
         *(Rule(call, Action.EPERM) for call in _PROBED),
     )
@@ -136,10 +142,6 @@ def first_stage(pid: int) -> tuple[Rule, ...]:
         Rule("mprotect"),
         Rule("pread64"),
         Rule("clone", when=((_A_THREAD,),), otherwise=Action.KILL),
-        # ZeroMQ's threads abort the process when these fail while they start.
-        Rule("sched_getparam"),
-        Rule("sched_getscheduler"),
-        Rule("sched_setscheduler", when=((Check(1, _WORD, _SCHED_OTHER),),)),
         # For what follows: no more processes, and the second stage.
         Rule("prlimit64", when=((Check(0, _WORD, 0), Check(1, _WORD, _RLIMIT_NPROC)),)),
         Rule("seccomp", when=((Check(0, _WORD, _SECCOMP_SET_MODE_FILTER),),), otherwise=Action.KILL),

@@ -143,7 +143,7 @@ ARGUMENTS: list[tuple[str, tuple[int, ...], int | str, int | str]] = [
     ("tgkill", (1, 1, 0), "SIGSYS", "SIGSYS"),
     ("clone", (17, 0, 0, 0, 0), "SIGSYS", "SIGSYS"),
     ("clone3", (0, 88), -errno.ENOSYS, -errno.ENOSYS),
-    ("sched_setscheduler", (0, 1, 0), -errno.EPERM, "SIGSYS"),
+    ("sched_setscheduler", (0, 1, 0), -errno.EPERM, -errno.EPERM),
     ("prlimit64", (0, 7, 0, 0), -errno.EPERM, -errno.EPERM),
     ("prlimit64", (0, 6, 0, 0), 0, -errno.EPERM),
     ("seccomp", (1, 0, 0), -errno.EFAULT, "SIGSYS"),

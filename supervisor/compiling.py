@@ -211,6 +211,14 @@ class _Output:
         async with trio.lowlevel.FdStream(os.dup(self._fd)) as pipe:
             while data := await pipe.receive_some(READ_BYTES):
                 self.data += data
+                if self._clones and not self.data.startswith(compiling.CLONE[: len(self.data)]):
+                    # It could not make a clone, and says why: its exit status tells whether that is believed. When it
+                    # has said so, whatever it may have started all the same is killed; its status stands by then.
+                    with trio.move_on_after(DRAIN_SECONDS):
+                        while not self.too_long and (data := await pipe.receive_some(READ_BYTES)):
+                            self.data += data
+                    process.kill()
+                    return
                 try:
                     if self._clones:
                         self._follow(process)
@@ -224,8 +232,6 @@ class _Output:
         self.whole = not self._clones
 
     def _follow(self, process: Process) -> None:
-        if not self.data.startswith(compiling.CLONE[: len(self.data)]):
-            return  # it could not make one, and says why: its exit status tells, and nothing else counts
         found = compiling.split_clone_line(bytes(self.data))
         if found is not None:
             pid, rest = found

@@ -111,9 +111,12 @@ class Process:
         await trio.lowlevel.wait_readable(self._pidfd)
         ended = None
         if self._clones and _exited_with_0(self.group):
-            self._reap(self.group)
+            # Not reaped yet: while it is there, the number of its group is nobody else's.
             with trio.move_on_after(FOLLOW_SECONDS):
                 await self._settled.wait()
+            if self._clone_fd is None:
+                self._kill_group()
+            self._reap(self.group)
             if self._clone_fd is not None:
                 await trio.lowlevel.wait_readable(self._clone_fd)
                 # Before it is reaped: until then nobody else can get the group's number.

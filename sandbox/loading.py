@@ -1,4 +1,4 @@
-"""The module before an engine sees it: is it the one that the manifest means, and does it ask only for what is there?
+"""The module before a compiler sees it: is it the one that is meant, and does it ask only for what is there?
 
 Every refusal names the thing, what was found and what would be right: its reader is the capsule's author.
 """

@@ -1,6 +1,6 @@
 """The life of a worker, from its launch order to its last report.
 
-order taken → sealed → listening → greeted by the backbone → module verified and compiled → started → … → ended
+order taken → sealed → listening → greeted by the backbone → native code loaded → started → … → ended
 
 What the guest does in between is its own affair; how it ended is the last report, and the exit status agrees with
 it. The supervisor believes the status.
@@ -134,7 +134,9 @@ class Worker:
         self._ipc.before_wait = self._bring_up_to_date
         sealing.carry_out(sealing.before_guest(order))
         self._supervisor.report(Started(engine.name))
-        if loading.has_initialize(code.info):
+        initialize = loading.has_initialize(code.info)
+        del code  # megabytes, and the engine has made what it needs of them
+        if initialize:
             guest.call(INITIALIZE_EXPORT)
         guest.call(entry)
 

@@ -1,6 +1,6 @@
 """The daemon: everything it needs, opened in the order of starting and closed in the reverse.
 
-    folders (and their locks) → control socket's file → log files → backbone → control server → capsules
+    folders (and their locks) → control socket's file → log files → backbone → compilers → control server → capsules
 
 A second signal, or a deadline that has passed, ends it at once: every process is killed, nothing is waited for.
 """

@@ -21,7 +21,7 @@ import trio
 
 from capsuled.proto import order as orders
 from capsuled.proto import reports
-from capsuled.proto.control import LogStream
+from capsuled.proto.control import LogStream, Reason
 from capsuled.proto.ledger import Claims
 from capsuled.proto.order import Confinement, Interceptor, Order, WorkerLimits
 from capsuled.proto.reports import Cancel, Cloned, Ended, Listening, Proceed, Ready, Report, Started
@@ -85,7 +85,9 @@ class Instance:
         self.id = uuid.uuid4()
         self.index = index
         """Number of this instance at the backbone, never used again."""
-        self._wasm = wasm
+        self._job = Job(
+            manifest.component.engine, manifest.component.hash or "", manifest.limits.memory, wasm
+        )
         self._config = config
         self._edge = edges / f"{index:08x}"
         self._bus = bus
@@ -152,7 +154,8 @@ class Instance:
         try:
             compiled = await self._compile()
             if compiled is None:
-                return Ending(Evidence(intent=self._intent), 0.0, None, None)
+                limit = self.manifest.supervision.ready_timeout
+                return Ending(Evidence(intent=self._intent, ready_timeout=limit), 0.0, None, None)
             if isinstance(compiled, LoadError):
                 refused = Ended("load-error", message=reports.cut(compiled.message))
                 # As if the worker had found it: nobody should have to know in which process a module is looked at.
@@ -176,17 +179,13 @@ class Instance:
 
     async def _compile(self) -> Compiled | LoadError | None:
         """Native code of the module, or why there is none; None when this instance is told to end first."""
-        manifest = self.manifest
-        job = Job(
-            manifest.component.engine, manifest.component.hash or "", manifest.limits.memory, self._wasm
-        )
         found: Compiled | LoadError | None = None
         failed: SpawnError | None = None
 
         async def compile_it(scope: trio.CancelScope) -> None:
             nonlocal found, failed
             try:
-                found = await self._compiler.compile(job, self.turn.set)
+                found = await self._compiler.compile(self._job, self.turn.set)
             except SpawnError as exc:
                 failed = exc  # raised below, not out of the nursery, which would wrap it
             scope.cancel()
@@ -267,6 +266,9 @@ class Instance:
             watchdog=self.manifest.supervision.watchdog,
             stop_timeout=self.manifest.supervision.stop_timeout,
         )
+        if exits.reason(evidence) is Reason.LOAD_ERROR:
+            # What was compiled does not load here, as after an update of the engine: next time it is made anew.
+            self._compiler.forget(self._job)
         return Ending(evidence, ready_seconds, claims, figures)
 
     def _ready_seconds(self) -> float:

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Generator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from random import Random
 
 import psutil
 import pytest
@@ -131,7 +130,7 @@ def test_limits_are_told_in_confinement_too(confining: Confining) -> None:
         (replace(BOUNDS, cpu_seconds=1), "CPU limit 1 s"),
         (replace(BOUNDS, base_memory=16 * MIB, memory_per_byte=0), "limit of 16 MiB of memory"),
     ):
-        found = answer(replace(JOB, wasm=slow()), made(bounds, confine=confining.confinement))
+        found = answer(replace(JOB, wasm=mutations.slow()), made(bounds, confine=confining.confinement))
         assert isinstance(found, LoadError)
         assert told in found.message
 
@@ -232,7 +231,7 @@ def test_a_rejected_module_is_tried_again() -> None:
 
 def test_the_real_one_is_held_to_its_processor_time() -> None:
     """A compiler that would need longer than it may is ended with its limit in the sentence."""
-    found = answer(replace(JOB, wasm=slow()), made(replace(BOUNDS, cpu_seconds=1)))
+    found = answer(replace(JOB, wasm=mutations.slow()), made(replace(BOUNDS, cpu_seconds=1)))
     assert isinstance(found, LoadError)
     assert "the compiler was killed: CPU limit 1 s for a module of" in found.message
 
@@ -240,41 +239,16 @@ def test_the_real_one_is_held_to_its_processor_time() -> None:
 def test_the_real_one_is_held_to_its_memory() -> None:
     """A compiler that would need more memory than it may is ended with its limit in the sentence."""
     bounds = replace(BOUNDS, base_memory=16 * MIB, memory_per_byte=0)
-    found = answer(replace(JOB, wasm=slow()), made(bounds))
+    found = answer(replace(JOB, wasm=mutations.slow()), made(bounds))
     assert isinstance(found, LoadError)
     assert "the compiler had reached its limit of 16 MiB of memory for a module of" in found.message
-
-
-def slow() -> bytes:
-    """A sound module that takes a compiler seconds: 100 000 functions with a hundred instructions."""
-    body = b"\x00" + b"\x41\x07\x41\x05\x6c\x1a" * 33 + b"\x0b"
-    count = 100_000
-    entry = leb(len(body)) + body
-    return b"\0asm\x01\0\0\0" + b"".join(
-        bytes((identity,)) + leb(len(content)) + content
-        for identity, content in (
-            (1, b"\x01\x60\0\0"),
-            (3, leb(count) + b"\0" * count),
-            (5, b"\x01\0\x01"),
-            (7, b"\x02\x06memory\x02\0\x03run\0\0"),
-            (10, leb(count) + entry * count),
-        )
-    )
-
-
-def leb(number: int) -> bytes:
-    encoded = bytearray()
-    while number > 0x7F:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes((*encoded, number))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("kind", sorted(mutations.BOMBS))
 def test_a_bomb_is_compiled_or_told(engine: str, kind: str) -> None:
     """Modules out of all proportion are compiled, rejected, or meet a limit: no compiler crashes or fails."""
-    wasm = mutations.BOMBS[kind](Random(0))
+    wasm = mutations.bomb(kind)
     found = answer(Job(engine, "", 16 * MIB, wasm), made(replace(BOUNDS, cpu_seconds=1)))
     if isinstance(found, LoadError):
         assert any(each in found.message for each in (*REJECTED, *LIMITS_MET)), found.message

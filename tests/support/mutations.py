@@ -42,6 +42,26 @@ def damaged(seed: int) -> Mutation:
     return Mutation(kind, DAMAGES[kind](random, random.choice(EXAMPLES).read_bytes()))
 
 
+def bomb(kind: str) -> bytes:
+    """One of each kind, the same for ever."""
+    return BOMBS[kind](Random(0))
+
+
+def slow(number: int = 0) -> bytes:
+    """A sound module that takes a compiler seconds: 200 000 functions with a hundred instructions. Each is another."""
+    body = b"\x00" + b"\x41\x07\x41\x05\x6c\x1a" * 33 + bytes((I32_CONST, number, DROP, END))
+    count = 200_000
+    return module(
+        (
+            (TYPE, b"\x01\x60\0\0"),
+            (FUNCTION, leb(count) + b"\0" * count),
+            (MEMORY, b"\x01\0\x01"),
+            (EXPORT, EXPORTS),
+            (CODE, leb(count) + (leb(len(body)) + body) * count),
+        )
+    )
+
+
 # ── damage ───────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -37,6 +37,9 @@ MAX_RECORDS = 256
 """Most records in a frame from a worker: far more than an honest one puts into it. A frame of the size that a
 large payload may have would hold a quarter of a million, and keep the backbone from everybody else for seconds."""
 
+MAX_LOST = 512
+"""Lost requests in one record: each is looked up."""
+
 ALONE_BYTES = 4 * 1024
 """A record with a larger body travels alone: coalescing would copy it once more for nothing."""
 
@@ -80,10 +83,18 @@ class UpKind(IntEnum):
     """Answers a request. b its global sequence number, body payload."""
     DECLINE = 8
     """Refuses a request. b its global sequence number, text the sentence why."""
+    LOST = 9
+    """Requests that came and that the guest will never read. body their global sequence numbers, 8 bytes each, at
+    most `MAX_LOST` of them."""
 
 
 class DownKind(IntEnum):
-    """Kinds from the backbone to a worker."""
+    """Kinds from the backbone to a worker.
+
+    What a dead backbone has sent may be read after its successor's greeting, since each has a connection of its own.
+    So every record tells its epoch: one with a global sequence number by that, and HELLO in b; all others in d, and
+    `control` makes those.
+    """
 
     MESSAGE = 1
     """text topic, a origin index, b global sequence number, c time in ms, d cause (0: none), body payload."""
@@ -151,6 +162,13 @@ def down(
 ) -> bytes:
     """One record from the backbone, encoded."""
     return DOWN.pack(DOWN.size - 4 + len(text) + len(body), kind, len(text), a, b, c, d) + text + body
+
+
+def control(
+    kind: int, epoch: int, text: bytes = b"", a: int = 0, b: int = 0, c: int = 0, body: bytes = b""
+) -> bytes:
+    """One record from the backbone that is no message and no greeting, encoded: what is so in this epoch."""
+    return down(kind, text, a, b, c, epoch, body)
 
 
 def split_up(frame: bytes) -> Iterator[Up]:

@@ -57,8 +57,15 @@ class Inbox:
         self._history: deque[list[int]] = deque()
         """Sequence numbers of what the guest has got, by call."""
         self._history_size = 0
+        self._unread: dict[int, int] = {}
+        """Requests that the guest has not received on any handle: in how many queues each waits."""
+        self._left_queues: list[int] = []
+        """Requests that have left a queue without being received, once for each."""
         self._requests: OrderedDict[int, None] = OrderedDict()
         """Requests that the guest has received and not answered."""
+        self.lost_requests: deque[int] = deque(maxlen=HISTORY_MESSAGES)
+        """Requests that the guest will never answer, and whose senders wait in vain until the backbone is told. Over
+        the bound the oldest are forgotten, and end by their senders' timeouts."""
         self.epoch = 0
         self.received = 0
         """Messages read from the edge in this epoch."""
@@ -118,6 +125,8 @@ class Inbox:
         closed.left += len(subscription.queue)
         self.closed_changed = True
         self.bytes -= subscription.bytes
+        self._left_queues += [message.seq for message in subscription.queue if message.request]
+        self._note_losses()
         subscription.queue.clear()
         # The row is free at once, for the next subscription must not wait for an answer. Its clearing stands in
         # `changed` before whatever takes it.
@@ -133,7 +142,8 @@ class Inbox:
         if messages:
             self._remember([message.seq for message in messages])
             for message in messages:
-                if message.request:
+                # Not when it was received on another handle before: it is answered once.
+                if message.request and self._unread.pop(message.seq, 0):
                     self._note_request(message.seq)
         return envelope
 
@@ -171,7 +181,8 @@ class Inbox:
         self.closed = ClosedCounts()
         self.closed_changed = True
         self._origins = {}
-        self._requests.clear()  # nobody waits for their answers any more
+        for each in (self._requests, self._unread, self.lost_requests):
+            each.clear()  # nobody waits for their answers any more
         for handle in self.closing():
             self.forget(handle)
         for subscription in self.handles.values():
@@ -259,6 +270,7 @@ class Inbox:
             self.malformed += 1
             encoded = b""
         message = Message(encoded, len(payload), seq, extra is envelopes.REQUEST)
+        queues = 0
         for subscription in subscriptions:
             if seq <= subscription.since:
                 continue
@@ -271,10 +283,18 @@ class Inbox:
             self.changed[subscription] = None
             if encoded:
                 self.bytes += subscription.put(message)
+                queues += 1
             else:
                 subscription.refuse()
+        if message.request:
+            if queues:
+                self._unread[seq] = queues
+            else:
+                self.lost_requests.append(seq)
         if self.bytes > self._total_bytes:
             self._bound()
+        if self._left_queues:
+            self._note_losses()
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────
 
@@ -287,6 +307,7 @@ class Inbox:
             row=self._free_rows.pop(),
             max_messages=self._queue_messages,
             max_bytes=self._queue_bytes,
+            lost_requests=self._left_queues,
         )
         self.handles[handle] = subscription
         self._table.add(pattern, subscription)
@@ -308,7 +329,18 @@ class Inbox:
     def _note_request(self, seq: int) -> None:
         self._requests[seq] = None
         if len(self._requests) > HISTORY_MESSAGES:
-            self._requests.popitem(last=False)
+            oldest, _ = self._requests.popitem(last=False)
+            self.lost_requests.append(oldest)
+
+    def _note_losses(self) -> None:
+        """Requests have left queues unread: those that wait in no other one are lost."""
+        for seq in self._left_queues:
+            queues = self._unread.pop(seq, 0)
+            if queues > 1:
+                self._unread[seq] = queues - 1
+            elif queues:
+                self.lost_requests.append(seq)
+        self._left_queues.clear()
 
     def _remember(self, seqs: list[int]) -> None:
         self._history.append(seqs)

@@ -42,6 +42,10 @@ ACKNOWLEDGE_SECONDS = 10.0
 BYE_SECONDS = 1.0
 """How long an orderly exit waits until the backbone has all that was published. Without it the tail is lost."""
 
+LOST_SECONDS = 0.01
+"""At least so long between two reports of lost requests. Each costs this capsule a message of its rate, and a flood
+of requests, which is others' doing, must not use that up."""
+
 MAX_TOPICS = 1024
 """Topics that are remembered as granted."""
 
@@ -81,6 +85,8 @@ class Ipc:
         self._answers = Answers()
         self._refused: dict[int, Refusal] = {}
         """Answers of the backbone to subscriptions, until the guest's call has read them."""
+        self._next_report = 0.0
+        """When losses may be reported again; of a monotonic clock."""
         self._bye = False
         self._poll = select.poll()
         self._poll.register(edge.fd, select.POLLIN)
@@ -328,6 +334,8 @@ class Ipc:
                 continue
             self.settle()
             self.before_wait()
+            if self._inbox.lost_requests:
+                left = LOST_SECONDS if left is None else min(left, LOST_SECONDS)
             self._page.slots[Total.WAITING] = 1
             self._poll.poll(None if left is None else left * 1000)
             self._page.slots[Total.WAITING] = 0
@@ -350,12 +358,29 @@ class Ipc:
         self._flush()
         self._last_flush = 0.0  # so that the answer to what is received goes at once
         receive = self._edge.receive
+        more = True
         for _ in range(FRAMES_PER_DRAIN):
             frame = receive()
             if frame is None:
-                # What waits may have room now, and this receive may have eaten the news of it.
-                return bool(self._outgoing.bytes) and self._edge.has_news()
+                more = False
+                break
             self._read(frame)
+        if self._inbox.lost_requests and self._report_losses():
+            return True
+        # What waits may have room now, and the last receive may have eaten the news of it.
+        return more or (bool(self._outgoing.bytes) and self._edge.has_news())
+
+    def _report_losses(self) -> bool:
+        """Tell of requests that the guest will never answer, so that their senders need not wait. False when it is
+        too early, or there is no room."""
+        lost, now = self._inbox.lost_requests, time.monotonic()
+        if now < self._next_report or not self._outgoing.has_room(records.UP.size + 8 * records.MAX_LOST):
+            return False
+        self._next_report = now + LOST_SECONDS
+        count = min(len(lost), records.MAX_LOST)
+        numbers = b"".join(lost.popleft().to_bytes(8, "big") for _ in range(count))
+        self._outgoing.control(records.up(UpKind.LOST, body=numbers))
+        self._flush()
         return True
 
     def _flush(self) -> None:
@@ -377,7 +402,17 @@ class Ipc:
 
     def _hear(self, record: Down) -> None:
         kind, inbox = record.kind, self._inbox
-        if kind == DownKind.ORIGIN:
+        if kind == DownKind.RETAINED:
+            inbox.put(record.text, record.a, record.b, record.c, 0, record.body, envelopes.RETAINED, record.d)
+        elif kind == DownKind.REQUEST:
+            inbox.put(record.text, record.a, record.b, record.c, record.d, record.body, envelopes.REQUEST)
+        elif kind == DownKind.REPLY:
+            self._answered(record)
+        elif kind == DownKind.HELLO:
+            self._greeted(record.b)
+        elif record.d != inbox.epoch:
+            return  # of a backbone that is gone: what it says of handles and origins is so no more
+        elif kind == DownKind.ORIGIN:
             inbox.introduce(record)
         elif kind == DownKind.LAGGED:
             inbox.lag(record.a, record.b)
@@ -389,21 +424,15 @@ class Ipc:
                 inbox.acknowledge(record.a, record.c)
         elif kind == DownKind.UNSUBSCRIBED:
             inbox.forget(record.a)
-        elif kind == DownKind.RETAINED:
-            inbox.put(record.text, record.a, record.b, record.c, 0, record.body, envelopes.RETAINED, record.d)
-        elif kind == DownKind.REQUEST:
-            inbox.put(record.text, record.a, record.b, record.c, record.d, record.body, envelopes.REQUEST)
-        elif kind == DownKind.REPLY:
-            self._answered(record)
         elif kind == DownKind.FAILED:
             self._answers.fail(record.a, Errno(record.b), record.text.decode(errors="replace"))
-        elif kind == DownKind.HELLO:
-            self._greeted(record.b)
         elif kind == DownKind.BYE:
             self._bye = True
 
     def _greeted(self, epoch: int) -> None:
         """A backbone has connected. What the last one may not have heard is said again."""
+        if epoch < self._inbox.epoch:
+            return  # its successor's greeting was read before
         closing = self._inbox.closing()
         if epoch != self._inbox.epoch:
             self._inbox.begin_epoch(epoch)

@@ -39,6 +39,7 @@ class Subscription:
         "handle",
         "lagged_in_epoch",
         "lagged_unread",
+        "lost_requests",
         "max_bytes",
         "max_messages",
         "pattern",
@@ -60,7 +61,9 @@ class Subscription:
         row: int,
         max_messages: int,
         max_bytes: int,
+        lost_requests: list[int],
     ) -> None:
+        """Every request that is lost from the queue is added to `lost_requests`."""
         self.handle = handle
         self.text = text
         self.pattern = pattern
@@ -78,6 +81,7 @@ class Subscription:
         """Of the encoded messages in the queue."""
         self.received = self.delivered = self.dropped = self.carried = 0
         self.dropped_unread = self.lagged_unread = 0
+        self.lost_requests = lost_requests
         self.lagged_in_epoch = 0
         """The backbone's running total, to tell how much of it is news."""
 
@@ -95,8 +99,11 @@ class Subscription:
 
     def lose_oldest(self) -> int:
         """Drop one message and count it. Returns its bytes."""
-        size = len(self.queue.popleft().encoded)
+        message = self.queue.popleft()
+        size = len(message.encoded)
         self.bytes -= size
+        if message.request:
+            self.lost_requests.append(message.seq)
         self.dropped += 1
         self.dropped_unread += 1
         return size

@@ -7,6 +7,7 @@ answer is counted for its sender, and changes nothing for the asker.
 from __future__ import annotations
 
 from collections.abc import Callable, Container
+from struct import Struct
 
 from capsuled.proto import records
 from capsuled.proto.records import DownKind, RecordError, UpKind
@@ -21,6 +22,12 @@ from capsuled.supervisor.backbone.watchers import Seen
 MAX_WHY = 1024
 """Bytes of the sentence that tells why a request has failed: the longest topic, and as long a reason again, have
 room in it with the names around them."""
+
+SEQ = Struct(">Q")
+"""A global sequence number, as it stands in a record of lost requests."""
+
+LOOKED_UP = 16
+"""Lost requests that are looked up for what one message costs its sender."""
 
 Router = Callable[[Member, bytes], "Route | Errno"]
 """The route of a topic for its publisher, or why there is none; a refusal has been counted."""
@@ -42,16 +49,23 @@ class Conversations:
 
     def take(
         self, member: Member, kind: int, text: bytes, a: int, b: int, payload: bytes, now_ms: int
-    ) -> None:
-        """Do what one record of a conversation asks for. Raises `RecordError` for a kind that there is not."""
+    ) -> int:
+        """Do what one record of a conversation asks for. Returns how many messages it was worth, beside
+        the one that it is.
+
+        Raises `RecordError` for a kind that there is not, and for one that is not as its kind is.
+        """
         if kind == UpKind.REQUEST:
             self._request(member, text, a, b, payload, now_ms)
         elif kind == UpKind.REPLY:
             self._reply(member, b, payload, now_ms)
         elif kind == UpKind.DECLINE:
             self._decline(member, b, text)
+        elif kind == UpKind.LOST:
+            return self._lost_by(member, payload)
         else:
             raise RecordError(f"there is no kind {kind} of record from a worker")
+        return 0
 
     def waiting(self, member: Member) -> int:
         """How many requests of a member wait for their answer."""
@@ -70,7 +84,7 @@ class Conversations:
             if failure is not None:
                 self._fail(failure)
 
-    # ── the three records ────────────────────────────────────────────────────────────────────────
+    # ── the four records ────────────────────────────────────────────────────────────────────────
 
     def _request(
         self, member: Member, topic: bytes, handle: int, cause: int, payload: bytes, now_ms: int
@@ -143,21 +157,38 @@ class Conversations:
             text = f"{member.admission.name} declines the request on '{topic}': {reason}"
             self._fail(Failure(request.asker, request.handle, Errno.CONNREFUSED, text))
 
+    def _lost_by(self, member: Member, numbers: bytes) -> int:
+        """A worker has lost requests: as if they had been lost in its outbox. Returns what that was worth, in messages
+        beside the one that it is."""
+        if len(numbers) % SEQ.size or len(numbers) > records.MAX_LOST * SEQ.size:
+            what = f"has {len(numbers)} bytes: {SEQ.size} for each, and {records.MAX_LOST} of them at most"
+            raise RecordError(f"a record of lost requests {what}")
+        index = member.admission.index
+        for (seq,) in SEQ.iter_unpack(numbers):
+            if self._ends(member, seq):
+                failure = self._requests.lost(seq, index)
+                if failure is not None:
+                    self._fail(failure)
+        return len(numbers) // (SEQ.size * LOOKED_UP)
+
     # ── inside ───────────────────────────────────────────────────────────────────────────────────
 
     def _answered(self, member: Member, seq: int) -> Pending | None:
         """The request that this member has got and that it ends; None where there is none, which is counted."""
+        return self._requests.answer(seq, member.admission.index) if self._ends(member, seq) else None
+
+    def _ends(self, member: Member, seq: int) -> bool:
+        """Whether that is a request which this member has got and which waits. Where it is not, that is counted."""
         index = member.admission.index
         if not member.outbox.waits(seq):
-            request = self._requests.answer(seq, index)
-            if request is not None:
-                return request
+            if self._requests.holds(seq, index):
+                return True
             # Somebody else was faster, or the asker has ended, or another backbone had asked.
             if self._requests.late(seq, index) or seq >> records.EPOCH_SHIFT < self._delivery.epoch:
                 member.late += 1
-                return None
+                return False
         member.refuse(Errno.BADF)
-        return None
+        return False
 
     def _refused(self, member: Member, handle: int, topic: bytes, errno: Errno) -> None:
         why = f"the backbone refuses the request on '{topic.decode(errors='replace')}': {errno.name.lower()}"
@@ -168,4 +199,7 @@ class Conversations:
         if asker is not None:
             asker.failed += 1
             text = failure.why.encode()[:MAX_WHY].decode(errors="ignore").encode()
-            self._delivery.tell(asker, records.down(DownKind.FAILED, text, a=failure.handle, b=failure.errno))
+            record = records.control(
+                DownKind.FAILED, self._delivery.epoch, text, a=failure.handle, b=failure.errno
+            )
+            self._delivery.tell(asker, record)

@@ -57,7 +57,7 @@ class Delivery:
         """Tell a member what an origin index stands for, if it has not been told."""
         if origin not in member.known_origins:
             member.known_origins.add(origin)
-            self.tell(member, self.origins[origin].introduction(origin))
+            self.tell(member, self.origins[origin].introduction(origin, self.epoch))
 
     def caused(self, member: Member, cause: int, receivers: Iterable[int]) -> int:
         """The origin of a message of `member` that carries on the principal of the origin `cause`; introduced to

@@ -127,7 +127,7 @@ class Member:
     answered: int = 0
     failed: int = 0
     late: int = 0
-    """Answers that it gave when the request was over already."""
+    """Answers that it gave, and losses that it told of, when the request was over already."""
     table_changed: bool = False
     """Whether its subscriptions differ from what the supervisor was last told."""
 

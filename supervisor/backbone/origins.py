@@ -20,11 +20,10 @@ class Origin:
     """16 bytes."""
     principal: str
 
-    def introduction(self, index: int) -> bytes:
-        """The record that tells a subscriber what `index` stands for."""
-        return records.down(
-            DownKind.ORIGIN, self.name.encode(), a=index, body=self.instance + self.principal.encode()
-        )
+    def introduction(self, index: int, epoch: int) -> bytes:
+        """The record that tells a subscriber what `index` stands for in this epoch."""
+        body = self.instance + self.principal.encode()
+        return records.control(DownKind.ORIGIN, epoch, self.name.encode(), a=index, body=body)
 
 
 @dataclass

@@ -48,6 +48,7 @@ class Outbox:
         "bytes",
         "control",
         "dirty",
+        "epoch",
         "history",
         "history_size",
         "items",
@@ -62,10 +63,17 @@ class Outbox:
     )
 
     def __init__(
-        self, member: int, max_messages: int, max_bytes: int, requests: Container[int] = frozenset()
+        self,
+        member: int,
+        max_messages: int,
+        max_bytes: int,
+        *,
+        epoch: int,
+        requests: Container[int] = frozenset(),
     ) -> None:
         """`requests` are the sequence numbers of messages whose senders wait for an answer."""
         self.member = member
+        self.epoch = epoch
         self.max_messages = max_messages
         self.max_bytes = max_bytes
         self.items: deque[Item] = deque()
@@ -201,7 +209,8 @@ class Outbox:
         """As many control records as fit a frame, at least one if there are any; and the room that is left."""
         if self.lagging:
             self.control += [
-                records.down(records.DownKind.LAGGED, a=each.handle, b=each.lagged) for each in self.lagging
+                records.control(records.DownKind.LAGGED, self.epoch, a=each.handle, b=each.lagged)
+                for each in self.lagging
             ]
             self.lagging = {}
         room = records.COALESCE_BYTES

@@ -68,11 +68,15 @@ class Requests:
 
     def answer(self, seq: int, responder: int) -> Pending | None:
         """The request that `responder` answers, which is over now; None when it has none of that number."""
-        found = self.pending.get(seq)
-        if found is None or responder not in found.responders:
+        if not self.holds(seq, responder):
             return None
-        found.responders.discard(responder)
+        self.pending[seq].responders.discard(responder)
         return self._end(seq)
+
+    def holds(self, seq: int, responder: int) -> bool:
+        """Whether that request waits for `responder`, among others."""
+        found = self.pending.get(seq)
+        return found is not None and responder in found.responders
 
     def late(self, seq: int, responder: int) -> bool:
         """Whether `responder` had that request, which is over by now. It is told so once."""
@@ -83,7 +87,7 @@ class Requests:
         return True
 
     def lost(self, seq: int, responder: int) -> Failure | None:
-        """A copy was lost before `responder` got it."""
+        """A copy was lost before the guest of `responder` got it."""
         return self._without(
             seq, responder, "was lost before it was delivered: its receiver's queue is full, or has ended"
         )

@@ -73,7 +73,11 @@ class Router(Delivery):
         member = Member(
             admission=admission,
             outbox=Outbox(
-                admission.index, admission.queue_messages, admission.queue_bytes, self._conversations.pending
+                admission.index,
+                admission.queue_messages,
+                admission.queue_bytes,
+                epoch=self.epoch,
+                requests=self._conversations.pending,
             ),
             # A rate below one could not even be waited for: the bucket would never hold what one message takes.
             bucket=Bucket(max(1, byte_rate), max(1, message_rate), now),
@@ -93,7 +97,7 @@ class Router(Delivery):
             records.down(DownKind.HELLO, b=self.epoch, c=member.outbox.sent),
             # What an earlier backbone took and could not answer any more stands, and the worker must know it.
             *(
-                records.down(DownKind.SUBSCRIBED, a=each.handle, c=each.since)
+                records.control(DownKind.SUBSCRIBED, self.epoch, a=each.handle, c=each.since)
                 for each in member.subscriptions.values()
                 if not each.runtime_owned
             ),
@@ -125,7 +129,7 @@ class Router(Delivery):
         position, end, head = 0, len(frame), records.UP.size
         unpack, pack = records.UP.unpack_from, records.DOWN.pack
         routes, max_payload = member.routes, member.admission.max_payload
-        size = publishes = controls = asked = dear = 0
+        size = publishes = controls = asked = dear_controls = dear_asked = 0
         try:
             while position < end:
                 if end - position < head:
@@ -146,11 +150,12 @@ class Router(Delivery):
                     text = frame[text_at:body_at]
                     if kind < _REQUEST:
                         controls += 1
-                        dear += self._control(member, kind, text, a, b, member.received + publishes)
-                    else:  # as dear as a publish, but not counted by its worker
+                        dear_controls += self._control(member, kind, text, a, b, member.received + publishes)
+                    else:  # as dear as a publish at least, but not counted by its worker
                         size += stop - body_at
                         asked += 1
-                        self._conversations.take(member, kind, text, a, b, frame[body_at:stop], now_ms)
+                        body = frame[body_at:stop]
+                        dear_asked += self._conversations.take(member, kind, text, a, b, body, now_ms)
                     continue
                 size += stop - body_at
                 publishes += 1
@@ -200,8 +205,8 @@ class Router(Delivery):
             # What was refused is charged too: an honest worker refuses it itself, and reading it is work. For the
             # same reason a frame without a publish costs a control record at least, an empty one as well.
             member.received += publishes
-            member.bucket.charge(size, publishes + asked, now)
-            member.control_bucket.charge(0, controls + dear or not (publishes or asked), now)
+            member.bucket.charge(size, publishes + asked + dear_asked, now)
+            member.control_bucket.charge(0, controls + dear_controls or not (publishes or asked), now)
             if member.table_changed:
                 self._tell_table(member)
         return publishes + controls + asked
@@ -281,7 +286,7 @@ class Router(Delivery):
         elif kind == UpKind.BYE:
             if member.next_count is not None:
                 self._gap(member, b & _COUNT_MASK)
-            self.tell(member, records.down(DownKind.BYE, b=received))
+            self.tell(member, records.control(DownKind.BYE, self.epoch, b=received))
         else:
             raise RecordError(f"there is no kind {kind} of record from a worker")
         return 0
@@ -327,13 +332,16 @@ class Router(Delivery):
         worth = 0
         if isinstance(asked, Refusal):
             member.refuse(asked.errno)
-            record = records.down(DownKind.SUBSCRIBED, asked.sentence.encode(), a=handle, b=asked.errno)
+            record = records.control(
+                DownKind.SUBSCRIBED, self.epoch, asked.sentence.encode(), a=handle, b=asked.errno
+            )
         else:
             if handle not in member.subscriptions:  # else it is asked again, after a change of epoch
                 worth = self._add(member, handle, text.decode(), asked, runtime_owned=False)
                 self.forget_routes()
                 member.table_changed = True
-            record = records.down(DownKind.SUBSCRIBED, a=handle, c=member.subscriptions[handle].since)
+            since = member.subscriptions[handle].since
+            record = records.control(DownKind.SUBSCRIBED, self.epoch, a=handle, c=since)
         self.tell(member, record)
         return worth
 
@@ -350,7 +358,7 @@ class Router(Delivery):
         member.closed_matched += subscription.matched - member.outbox.release(subscription)
         member.closed_lagged += subscription.lagged
         member.table_changed = True
-        self.tell(member, records.down(DownKind.UNSUBSCRIBED, a=handle))
+        self.tell(member, records.control(DownKind.UNSUBSCRIBED, self.epoch, a=handle))
 
     def _add(
         self, member: Member, handle: int, text: str, pattern: topics.Segments, runtime_owned: bool

@@ -115,11 +115,13 @@ GOOD = UP(UpKind.PUBLISH, b"a.x", body=b"\0")
         records.UP.pack(2**32 - 1, UpKind.REQUEST, 3, 7, 0) + b"a.x",
         records.UP.pack(2**32 - 1, UpKind.REPLY, 0, 0, 1),
         UP(0),
-        UP(9),
+        UP(UpKind.LOST, body=bytes(7)),
+        UP(UpKind.LOST, body=bytes(8 * records.MAX_LOST + 8)),
+        UP(10),
         UP(255, b"a.x", 1, 1, b"\0"),
         GOOD * (records.MAX_RECORDS + 1),
     ],
-    ids=range(15),
+    ids=range(17),
 )
 def test_a_malformed_frame(scene: Scene, frame: bytes) -> None:
     """Truncated, with lengths of gigabytes, of unknown kinds, too many in one: counted, told once, and passed over."""
@@ -216,13 +218,16 @@ def test_other_capsules_causes(scene: Scene) -> None:
     assert (found["refused"], found["published"]) == ({"badf": 8}, 0)
 
 
-@pytest.mark.parametrize("kind", [UpKind.REPLY, UpKind.DECLINE])
+@pytest.mark.parametrize("kind", [UpKind.REPLY, UpKind.DECLINE, UpKind.LOST])
 def test_replies_to_others_requests(scene: Scene, kind: UpKind) -> None:
     """The number of a request that another was asked is no right to answer it: the asker gets the honest answer."""
     with scene.attacked() as hostile:
         asked = ask(scene)
         for number in range(asked - 3, asked + 4):
-            hostile.send(UP(kind, b"", 0, number, b"stolen" if kind == UpKind.REPLY else b""))
+            if kind == UpKind.LOST:
+                hostile.send(UP(kind, body=number.to_bytes(8, "big")))
+            else:
+                hostile.send(UP(kind, b"", 0, number, b"stolen" if kind == UpKind.REPLY else b""))
         scene.await_refused("badf", 7)
         scene.listener.send(UP(UpKind.REPLY, b"", 0, asked, b"\x07"))
         while scene.talker.peek() == DownKind.ORIGIN:

@@ -22,13 +22,15 @@ ANSWER = text(cbor2.dumps({"n": 21}))
 
 
 def add_asker(daemon: Daemon, program: Program, package: str = "") -> None:
-    daemon.capsule("asker", program.wasm(), publish=["ask.it"], subscribe=["ask.here"], package=package)
+    daemon.capsule(
+        "asker", program.wasm(), publish=["ask.it", "ask.go"], subscribe=["ask.here"], package=package
+    )
 
 
 def add_responder(daemon: Daemon, name: str, program: Program, extra: str = "") -> None:
     """It retains that it is here, so that the asker may start before it or after it."""
     extra = f'ipc_retain = ["ask.here"]\n{extra}'
-    daemon.capsule(name, program.wasm(), publish=["ask.here"], subscribe=["ask.it"], extra=extra)
+    daemon.capsule(name, program.wasm(), publish=["ask.here"], subscribe=["ask.it", "ask.go"], extra=extra)
 
 
 def asker(timeout: int = 20_000, waits: bool = True) -> Program:
@@ -117,6 +119,38 @@ def test_a_request_always_ends(daemon: Daemon, answers: tuple[str, ...], errno: 
     _, received, told, _ = outcome(daemon)
     assert received.result == -errno
     assert sentence in told.data.decode()
+
+
+@pytest.mark.parametrize("how", ["pushed out", "unsubscribed"])
+def test_a_request_that_its_responder_never_reads_ends(daemon: Daemon, how: str) -> None:
+    """Its queue overflows, or it ends the handle: the asker hears of it at once, though the responder lives on."""
+    unread = Program()
+    requests = unread.call("ipc_subscribe", text("ask.it"))
+    go = unread.call("ipc_subscribe", text("ask.go"))
+    unread.call("ready")
+    unread.call("ipc_publish", text("ask.here"), text(cbor2.dumps(True)), quiet=True)
+    unread.call("ipc_recv", go, 60_000, buffer(4096), quiet=True)
+    unread.call("ipc_unsubscribe", requests, quiet=True)
+    unread.call("ipc_recv", go, 60_000, buffer(4096), quiet=True)
+    add_responder(daemon, "unread", unread, "[limits]\nqueue_messages = 1\n")
+    program = Program()
+    program.call("ready", quiet=True)
+    here = program.call("ipc_subscribe", text("ask.here"), quiet=True)
+    program.call("ipc_recv", here, 30_000, buffer(4096), quiet=True)
+    handle = program.call("ipc_request", text("ask.it"), QUESTION, 60_000)
+    if how == "pushed out":
+        program.call("ipc_publish", text("ask.it"), QUESTION)
+    else:
+        program.call("ipc_publish", text("ask.go"), QUESTION)
+    program.call("ipc_recv", handle, 30_000, buffer(4096))
+    program.call("error_message", buffer(300))
+    add_asker(daemon, program)
+    daemon.start()
+    received, told = daemon.results("asker", 6)[-2:]
+    assert received.result == -Errno.CONNRESET
+    assert "was lost before it was delivered" in told.data.decode()
+    assert daemon.of("unread")["state"] == "ready"
+    assert daemon.get("/v1/bus")["balanced"] is True
 
 
 def test_a_request_that_nobody_hears_fails_at_once(daemon: Daemon) -> None:

@@ -94,6 +94,7 @@ class World:
         self.page = Page(memoryview(bytearray(ledger.BYTES)).cast("Q"))
         self.control = control
         self.ipc = Ipc(order, self.edge, Supervisor(supervisor.fileno()), self.page)
+        self.epoch = EPOCH
         self.seq = FIRST
 
     def acknowledge(self, record: Up) -> None:
@@ -105,16 +106,20 @@ class World:
     def say(
         self, kind: DownKind, text: bytes = b"", a: int = 0, b: int = 0, c: int = 0, body: bytes = b""
     ) -> None:
-        self.edge.coming.append(records.down(kind, text, a, b, c, 0, body))
+        """A control record of the backbone that has greeted last."""
+        self.edge.coming.append(records.control(kind, self.epoch, text, a, b, c, body))
 
     def greet(self, epoch: int = EPOCH) -> None:
-        self.seq = epoch << records.EPOCH_SHIFT
-        self.say(DownKind.HELLO, b=epoch)
+        self.epoch, self.seq = epoch, epoch << records.EPOCH_SHIFT
+        self.edge.coming.append(records.down(DownKind.HELLO, b=epoch))
         self.say(DownKind.ORIGIN, b"peer", ORIGIN, body=bytes(16) + b"peer")
 
-    def message(self, topic: str, payload: object) -> int:
+    def message(self, topic: str, payload: object, kind: DownKind = DownKind.MESSAGE) -> int:
+        """A message, or a request, of the origin that `greet` has introduced. Returns its number."""
         self.seq += 1
-        self.say(DownKind.MESSAGE, topic.encode(), ORIGIN, self.seq, 0, cbor2.dumps(payload))
+        self.edge.coming.append(
+            records.down(kind, topic.encode(), ORIGIN, self.seq, 0, 0, cbor2.dumps(payload))
+        )
         return self.seq
 
     def cancel(self) -> None:

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capsuled.proto import records, topics
+from capsuled.proto import envelopes, records, topics
 from capsuled.proto.ledger import MAX_SUBSCRIPTIONS
 from capsuled.proto.order import Interceptor
 from capsuled.proto.records import Down, DownKind
 from capsuled.proto.refusals import Errno, Refusal
 from capsuled.sandbox import inbox as inbox_module
-from capsuled.sandbox.inbox import MAX_HANDLE, Inbox
+from capsuled.sandbox.inbox import HISTORY_MESSAGES, MAX_HANDLE, Inbox
 from capsuled.sandbox.subscription import Subscription
 
 EPOCH = 3
@@ -365,3 +365,116 @@ def test_only_so_many_causes_are_remembered(monkeypatch: pytest.MonkeyPatch) -> 
             received(found, made)
     known = [number for number in range(1, 11) if found.was_delivered(FIRST + number)]
     assert known == [7, 8, 9, 10]
+
+
+# ── requests that are lost ───────────────────────────────────────────────────────────────────────
+
+
+def ask(found: Inbox, topic: str, number: int, payload: bytes = b"\x01") -> None:
+    found.put(topic.encode(), ORIGIN, FIRST + number, 1000, 0, payload, envelopes.REQUEST)
+
+
+def losses(found: Inbox) -> list[int]:
+    """Numbers of the requests that were lost, once."""
+    numbers = [seq - FIRST for seq in found.lost_requests]
+    found.lost_requests.clear()
+    return numbers
+
+
+def test_a_request_that_is_pushed_out_is_lost() -> None:
+    """By a message or by another request; what is no request is a drop and nothing else."""
+    found = inbox(queue_messages=2)
+    only = opened(found, "a")
+    ask(found, "a", 1)
+    ask(found, "a", 2)
+    assert losses(found) == []
+    put(found, "a", 3)
+    ask(found, "a", 4)
+    assert losses(found) == [1, 2]
+    ask(found, "a", 5)
+    assert losses(found) == []
+    assert received(found, only) == [4, 5]
+    found.check_request(FIRST + 4)
+    with pytest.raises(Refusal, match="no request that was received"):
+        found.check_request(FIRST + 1)
+
+
+def test_a_request_that_another_handle_has_is_not_lost() -> None:
+    """It is when the last one loses it unread; once it was received on one, the others' loss is no loss of it."""
+    found = inbox(queue_messages=1)
+    one, two = opened(found, "a"), opened(found, "*")
+    ask(found, "a", 1)
+    found.close(one.handle)
+    assert losses(found) == []
+    put(found, "b", 2)
+    assert losses(found) == [1]
+    three = opened(found, "a", FIRST + 2)
+    ask(found, "a", 3)
+    assert received(found, three) == [3]
+    found.close(two.handle)
+    assert losses(found) == []
+    found.check_request(FIRST + 3)
+
+
+def test_a_request_that_is_received_twice_is_answered_once() -> None:
+    """On two handles: the second one brings no second right to answer."""
+    found = inbox()
+    one, two = opened(found, "a"), opened(found, "*")
+    ask(found, "a", 1)
+    assert received(found, one) == [1]
+    found.answered(FIRST + 1)
+    assert received(found, two) == [1]
+    with pytest.raises(Refusal, match="not answered yet"):
+        found.check_request(FIRST + 1)
+
+
+def test_requests_that_nobody_can_take_are_lost_at_once() -> None:
+    """Malformed ones, those for a handle that was just closed, and those for none."""
+    found = inbox()
+    only = opened(found, "a")
+    ask(found, "a", 1, FORGED)
+    assert losses(found) == [1]
+    found.close(only.handle)
+    ask(found, "a", 2)
+    ask(found, "b", 3)
+    assert losses(found) == [2, 3]
+
+
+def test_requests_over_the_total_bound_are_lost() -> None:
+    """The fullest queue gives its oldest up."""
+    found = inbox(total_bytes=300)
+    opened(found, "a")
+    ask(found, "a", 1, b"\x58\x64" + bytes(100))
+    ask(found, "a", 2, b"\x58\x64" + bytes(100))
+    assert losses(found) == [1]
+
+
+def test_requests_that_were_received_and_forgotten_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more than are remembered, and the oldest cannot be answered any more."""
+    monkeypatch.setattr(inbox_module, "HISTORY_MESSAGES", 2)
+    found = inbox()
+    only = opened(found, "a")
+    for number in (1, 2, 3):
+        ask(found, "a", number)
+    assert received(found, only) == [1, 2, 3]
+    assert losses(found) == [1]
+
+
+def test_an_epoch_forgets_all_requests() -> None:
+    """Who asked the last backbone has been told so: what waits is a message, and its loss is no news."""
+    found = inbox(queue_messages=2)
+    only = opened(found, "a")
+    for number in (1, 2, 3):
+        ask(found, "a", number)
+    found.begin_epoch(EPOCH + 1)
+    assert losses(found) == []
+    found.close(only.handle)
+    assert losses(found) == []
+
+
+def test_losses_are_bounded() -> None:
+    """As many as are remembered; the oldest are forgotten first."""
+    found = inbox()
+    for number in range(1, HISTORY_MESSAGES + 2):
+        ask(found, "a", number)
+    assert losses(found) == list(range(2, HISTORY_MESSAGES + 2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,7 +22,7 @@ from capsuled.sandbox import supervisor as supervisor_module
 from capsuled.sandbox.ipc import FLUSH_SECONDS
 from capsuled.sandbox.outgoing import MAX_BYTES
 
-from .scripted import EPOCH, LIMITS, ORDER, World
+from .scripted import EPOCH, FIRST, LIMITS, ORDER, ORIGIN, World
 
 ITEM = b"\x01"
 LONG_MS = 60_000
@@ -405,10 +406,8 @@ def test_it_is_told_before_each_wait(world: World) -> None:
 def test_an_answer_without_room_can_be_tried_again(world: World, answer: str) -> None:
     """A refused answer leaves the request unanswered: it is answered once there is room, and once only."""
     handle = world.ipc.subscribe(b"a")
-    world.say(DownKind.ORIGIN, b"asker", a=1, body=bytes(16) + b"asker")
-    world.say(DownKind.REQUEST, b"a", a=1, b=world.seq + 1, c=1, body=cbor2.dumps(1))
+    seq = world.message("a", 1, DownKind.REQUEST)
     assert len(cbor2.loads(world.ipc.receive(handle, 1000, 1000))["messages"]) == 1
-    seq = world.seq + 1
     world.edge.room = 0
     world.ipc.publish(b"a", cbor2.dumps(bytes(MAX_BYTES - 100)), 0)
 
@@ -424,3 +423,87 @@ def test_an_answer_without_room_can_be_tried_again(world: World, answer: str) ->
     kind = UpKind.REPLY if answer == "reply" else UpKind.DECLINE
     assert world.edge.kinds()[-1][0] == kind
     assert errno_of(give) is Errno.BADF
+
+
+def told_lost(world: World) -> list[int]:
+    """Numbers of the lost requests that the backbone was told of."""
+    bodies = [each.body for each in world.edge.sent if each.kind == UpKind.LOST]
+    world.edge.sent.clear()
+    return [seq for body in bodies for (seq,) in struct.iter_unpack(">Q", body)]
+
+
+def test_lost_requests_are_told(world: World) -> None:
+    """In the turn in which they are lost, or when the guest ends its handle; those of another turn a little later."""
+    handle = world.ipc.subscribe(b"a")
+    numbers = [world.message("a", 1, DownKind.REQUEST) for _ in range(LIMITS.queue_messages + 2)]
+    for _ in range(2):  # more frames than one turn reads
+        assert errno_of(lambda: world.ipc.poll(handle, 1)) is Errno.NOBUFS
+    assert told_lost(world) == numbers[:2]
+    world.ipc.unsubscribe(handle)
+    assert told_lost(world) == []
+    world.ipc.sleep(2 * ipc_module.LOST_SECONDS)
+    assert told_lost(world) == numbers[2:]
+
+
+def test_lost_requests_wait_for_room(world: World) -> None:
+    """As long as the backbone takes nothing they are kept, and told when it does."""
+    world.ipc.subscribe(b"a")
+    world.edge.room = 0
+    world.ipc.publish(b"b", cbor2.dumps(bytes(MAX_BYTES - 100)), 0)
+    seq = world.message("b", 1, DownKind.REQUEST)
+    world.ipc.sleep(0)
+    assert told_lost(world) == []
+    world.edge.room = 100
+    world.ipc.sleep(0)
+    world.ipc.sleep(0)
+    assert told_lost(world) == [seq]
+
+
+def test_one_record_tells_of_so_many_and_no_more(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest is told in the next."""
+    monkeypatch.setattr(ipc_module, "LOST_SECONDS", 0.0)
+    numbers = [world.message("b", 1, DownKind.REQUEST) for _ in range(records.MAX_LOST + 1)]
+    for _ in range(2 + len(numbers) // ipc_module.FRAMES_PER_DRAIN):
+        world.ipc.sleep(0)
+    sizes = [len(each.body) // 8 for each in world.edge.sent if each.kind == UpKind.LOST]
+    assert told_lost(world) == numbers
+    assert max(sizes) <= records.MAX_LOST
+
+
+# ── a backbone that is gone ──────────────────────────────────────────────────────────────────────
+
+
+def stale(kind: DownKind, text: bytes = b"", a: int = 0, b: int = 0, c: int = 0, body: bytes = b"") -> bytes:
+    """What a backbone of the first epoch has said."""
+    return records.control(kind, EPOCH, text, a, b, c, body)
+
+
+def test_what_a_dead_backbone_said_is_passed_over(world: World) -> None:
+    """Read after its successor's greeting, it names no origin, loses no message, ends no handle and no request."""
+    handle = world.ipc.subscribe(b"a")
+    world.greet(EPOCH + 1)
+    world.ipc.poll(handle, 1000)
+    asking = world.ipc.request(b"b", ITEM, LONG_MS)
+    world.edge.coming += [
+        stale(DownKind.ORIGIN, b"liar", ORIGIN, body=bytes(16) + b"liar"),
+        stale(DownKind.LAGGED, a=handle, b=7),
+        stale(DownKind.SUBSCRIBED, b"no", a=handle, b=Errno.NOTCAPABLE),
+        stale(DownKind.UNSUBSCRIBED, a=handle),
+        stale(DownKind.FAILED, b"no", a=asking, b=Errno.CONNRESET),
+        records.down(DownKind.HELLO, b=EPOCH),
+    ]
+    seq = world.message("a", 1)
+    envelope = cbor2.loads(world.ipc.receive(handle, LONG_MS, 1000))
+    assert [(each["source"], each["seq"]) for each in envelope["messages"]] == [("peer", seq)]
+    assert envelope["lagged"] == 0
+    assert cbor2.loads(world.ipc.poll(asking, 1000))["messages"] == []
+    assert world.claims().epoch == EPOCH + 1
+
+
+def test_an_acknowledgement_of_a_dead_backbone_is_none(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its successor has been asked again, and only that one's answer opens the subscription."""
+    monkeypatch.setattr(ipc_module, "ACKNOWLEDGE_SECONDS", 0.001)
+    world.edge.answer = lambda record: None
+    world.greet(EPOCH + 1)
+    world.edge.coming.append(stale(DownKind.SUBSCRIBED, a=1, c=FIRST))
+    assert errno_of(lambda: world.ipc.subscribe(b"a")) is Errno.AGAIN

@@ -18,7 +18,14 @@ ROOM = 1 << 40
 
 def subscription(max_messages: int = 1024, max_bytes: int = 10 * MIB) -> Subscription:
     return Subscription(
-        1, "a", ("a",), runtime_owned=False, row=0, max_messages=max_messages, max_bytes=max_bytes
+        1,
+        "a",
+        ("a",),
+        runtime_owned=False,
+        row=0,
+        max_messages=max_messages,
+        max_bytes=max_bytes,
+        lost_requests=[],
     )
 
 

@@ -24,6 +24,7 @@ from .test_router import EPOCH, FIRST, Bench
 
 HEARS = ((1, "a.ask", True),)
 ASKER, ONE, TWO = 0, 1, 2
+LOST = "was lost before it was delivered: its receiver's queue is full, or has ended"
 QUESTION, ANSWER = b"\x18\x14", b"\x18\x15"
 
 
@@ -40,6 +41,10 @@ def reply(seq: int, payload: bytes = ANSWER) -> bytes:
 
 def decline(seq: int, why: bytes = b"not today") -> bytes:
     return records.up(UpKind.DECLINE, why, b=seq)
+
+
+def lost(*seqs: int) -> bytes:
+    return records.up(UpKind.LOST, body=b"".join(seq.to_bytes(8, "big") for seq in seqs))
 
 
 def bench(responders: int = 1, queue_messages: int = 1024) -> Bench:
@@ -315,6 +320,49 @@ def test_its_copy_is_lost_to_the_total_bound() -> None:
     assert balance(made) == (1, 0, 1, 0)
 
 
+def test_its_copy_is_lost_in_the_worker() -> None:
+    """As if it had been lost here; with a second responder it goes on until that one has lost it too."""
+    made = bench(2)
+    made.take(ASKER, request())
+    seq = asked(made)
+    asked(made, TWO)
+    made.take(ONE, lost(seq))
+    assert ends(made) == []
+    made.take(TWO, lost(seq))
+    (ended,) = ends(made)
+    assert (ended.handle, ended.errno) == (7, Errno.CONNRESET)
+    assert "was lost before it was delivered" in ended.told
+    assert balance(made) == (1, 0, 1, 0)
+    made.take(ONE, reply(seq))
+    assert made.figures(ONE)["refused"] == {"badf": 1}, "it has said that it cannot answer"
+
+
+def test_several_are_lost_in_the_worker() -> None:
+    """One record tells of all; what is over already is late, and one that the other has answered too."""
+    made = bench(2)
+    made.take(ASKER, request(1), request(2), request(3))
+    first, second, third = [each.b for each in made.sent(ONE) if each.kind == DownKind.REQUEST]
+    made.sent(TWO)
+    made.take(TWO, reply(second), lost(first))
+    made.take(ONE, lost(first, second, third))
+    assert sorted(ends(made)) == [
+        Ended(1, Errno.CONNRESET, "the request on 'a.ask' " + LOST),
+        Ended(2, 0, f"reply.{second}"),
+    ]
+    assert (made.figures(ONE)["late"], made.figures(ONE)["refused"]) == (1, {})
+    assert balance(made) == (3, 1, 1, 1)
+
+
+@pytest.mark.parametrize("size", [1, 7, 9, 8 * records.MAX_LOST + 8])
+def test_losses_that_are_malformed(size: int) -> None:
+    """Neither parts of a number nor more of them than there may be."""
+    made = bench()
+    with pytest.raises(RecordError, match=f"a record of lost requests has {size} bytes: 8 for each, and 512"):
+        made.take(ONE, records.up(UpKind.LOST, body=bytes(size)))
+    made.take(ONE, records.up(UpKind.LOST, body=bytes(8 * records.MAX_LOST)))
+    assert made.figures(ONE)["late"] == records.MAX_LOST
+
+
 def test_the_asker_ends() -> None:
     """Its requests end with it, and its last figures say how many waited; an answer to them is late, no offence."""
     made = bench()
@@ -390,7 +438,7 @@ def test_the_first_answer_wins() -> None:
     assert [made.figures(n)["refused"] for n in (ONE, TWO)] == [{}, {}]
 
 
-@pytest.mark.parametrize("again", [reply, decline])
+@pytest.mark.parametrize("again", [reply, decline, lost])
 def test_an_answer_that_is_said_again(again: Callable[[int], bytes]) -> None:
     """A replayed reply, and a refusal after it, are refused and counted; the asker has its one answer."""
     made = bench()
@@ -403,7 +451,7 @@ def test_an_answer_that_is_said_again(again: Callable[[int], bytes]) -> None:
     assert (figures["late"], figures["refused"]) == (0, {"badf": 1})
 
 
-@pytest.mark.parametrize("record", [reply, decline])
+@pytest.mark.parametrize("record", [reply, decline, lost])
 @pytest.mark.parametrize("seq", [0, FIRST + 1, FIRST + 2, FIRST + 3, (1 << 64) - 1])
 def test_a_reply_to_what_is_none_of_its(record: Callable[[int], bytes], seq: int) -> None:
     """A number that another was asked by, one that is no request, and invented ones are refused; nothing is told."""
@@ -423,11 +471,12 @@ def test_a_reply_to_what_is_none_of_its(record: Callable[[int], bytes], seq: int
     assert balance(made) == (1, 0, 0, 1)
 
 
-def test_a_reply_to_what_was_not_delivered_yet() -> None:
+@pytest.mark.parametrize("record", [reply, decline, lost])
+def test_a_reply_to_what_was_not_delivered_yet(record: Callable[[int], bytes]) -> None:
     """A worker that guesses the number of what waits for it is refused; once it has got it, it may answer."""
     made = bench()
     made.take(ASKER, request())
-    made.take(ONE, reply(FIRST + 1))
+    made.take(ONE, record(FIRST + 1))
     assert made.figures(ONE)["refused"] == {"badf": 1}
     assert ends(made) == []
     made.take(ONE, reply(asked(made)))
@@ -481,11 +530,20 @@ def test_an_answer_of_the_last_epoch_is_late() -> None:
     assert (made.figures(ONE)["late"], made.figures(ONE)["refused"]) == (1, {})
 
 
-@pytest.mark.parametrize("kind", [9, 10, 255])
+@pytest.mark.parametrize("kind", [10, 255])
 def test_there_is_no_such_kind(kind: int) -> None:
     """It is a malformed frame."""
     with pytest.raises(RecordError, match=f"no kind {kind} of record"):
         bench().take(ASKER, records.up(kind))
+
+
+@pytest.mark.parametrize(("numbers", "more"), [(0, 0), (15, 0), (16, 1), (512, 32)])
+def test_losses_are_charged(numbers: int, more: int) -> None:
+    """A message for the record, and one for each 16 numbers that are looked up."""
+    made = Bench(admission(ASKER), admission(ONE, message_rate=1))
+    made.take(ONE, lost(*[FIRST] * numbers))
+    # One is the burst, and each that is over it takes a second.
+    assert made.members[ONE].bucket.wait() == pytest.approx(more)
 
 
 def test_conversations_are_charged() -> None:
@@ -629,7 +687,9 @@ def test_a_watched_topic_that_is_retained_is_both() -> None:
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["ask", "reply", "decline", "read", "subscribe", "unsubscribe", "flood", "leave"]),
+        st.sampled_from(
+            ["ask", "reply", "decline", "lost", "read", "subscribe", "unsubscribe", "flood", "leave"]
+        ),
         st.integers(0, 2),
         st.integers(0, 20),
     ),
@@ -655,6 +715,8 @@ def test_every_request_ends_once(steps: list[tuple[str, int, int]]) -> None:
             made.take(index, reply(FIRST + number))
         elif what == "decline":
             made.take(index, decline(FIRST + number))
+        elif what == "lost":
+            made.take(index, lost(FIRST + number, FIRST + number + 1))
         elif what == "subscribe":
             made.take(index, subscribe(1 + number % 3, "a.ask"))
         elif what == "unsubscribe":

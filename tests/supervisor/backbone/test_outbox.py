@@ -10,6 +10,7 @@ from capsuled.supervisor.backbone.members import Route, Subscription
 from capsuled.supervisor.backbone.outbox import HISTORY_MESSAGES, Outbox, Stamp
 
 HEAD = records.DOWN.size
+EPOCH = 5
 
 
 def subscription(handle: int = 1) -> Subscription:
@@ -55,7 +56,7 @@ def seqs(frame: bytes) -> list[int]:
 )
 def test_bounds(max_messages: int, max_bytes: int, sizes: list[int], left: list[int]) -> None:
     """At either bound nothing is lost, one past it the oldest is; one message always fits, however large."""
-    outbox, mine = Outbox(0, max_messages, max_bytes), subscription()
+    outbox, mine = Outbox(0, max_messages, max_bytes, epoch=EPOCH), subscription()
     for seq, size in enumerate(sizes, 1):
         put(outbox, seq, size, route(mine))
     lost = len(sizes) - len(left)
@@ -66,7 +67,8 @@ def test_bounds(max_messages: int, max_bytes: int, sizes: list[int], left: list[
 
 def test_a_loss_counts_for_each_subscription_that_it_was_for() -> None:
     """One lost message is one for each handle that it was meant for, and none for the others."""
-    outbox, one, two, three = Outbox(0, 1, 1000), subscription(1), subscription(2), subscription(3)
+    outbox = Outbox(0, 1, 1000, epoch=EPOCH)
+    one, two, three = subscription(1), subscription(2), subscription(3)
     put(outbox, 1, 100, route(one, two))
     put(outbox, 2, 100, route(two, three))
     put(outbox, 3, 100, route(three))
@@ -75,12 +77,12 @@ def test_a_loss_counts_for_each_subscription_that_it_was_for() -> None:
 
 def test_the_worker_is_told_of_losses_before_the_next_message() -> None:
     """LAGGED tells the loss in all; it stands before the messages that were left, and is told once."""
-    outbox, mine = Outbox(0, 2, 1000), subscription(7)
+    outbox, mine = Outbox(0, 2, 1000, epoch=EPOCH), subscription(7)
     for seq in range(1, 6):
         put(outbox, seq, 100, route(mine))
     (frame,) = frames(outbox)
     first, *rest = records.split_down(frame)
-    assert first == Down(DownKind.LAGGED, b"", 7, 3, 0, 0, b"")
+    assert first == Down(DownKind.LAGGED, b"", 7, 3, 0, EPOCH, b"")
     assert [each.b for each in rest] == [4, 5]
     for seq in range(6, 9):
         put(outbox, seq, 100, route(mine))
@@ -92,7 +94,7 @@ def test_the_worker_is_told_of_losses_before_the_next_message() -> None:
 
 def test_control_records_overtake_messages() -> None:
     """What answers the worker does not wait behind its messages."""
-    outbox = Outbox(0, 9, 1000)
+    outbox = Outbox(0, 9, 1000, epoch=EPOCH)
     put(outbox, 1, 100, route(subscription()))
     outbox.control.append(records.down(DownKind.BYE))
     (frame,) = frames(outbox)
@@ -115,7 +117,7 @@ def test_control_records_overtake_messages() -> None:
 )
 def test_frames_are_bounded(control: int, sizes: list[int], expected: list[list[int]]) -> None:
     """A frame has `COALESCE_BYTES` at most, control records included, or is a single larger record."""
-    outbox = Outbox(0, 99, 99 << 20)
+    outbox = Outbox(0, 99, 99 << 20, epoch=EPOCH)
     outbox.control = [records.down(DownKind.BYE)] * control
     for seq, size in enumerate(sizes, 1):
         put(outbox, seq, size, route(subscription()))
@@ -129,7 +131,7 @@ def test_frames_are_bounded(control: int, sizes: list[int], expected: list[list[
 
 def test_a_control_record_larger_than_a_frame_travels_alone() -> None:
     """However large one control record is, it is sent."""
-    outbox = Outbox(0, 9, 1000)
+    outbox = Outbox(0, 9, 1000, epoch=EPOCH)
     large = records.down(DownKind.ORIGIN, body=bytes(COALESCE_BYTES))
     outbox.control = [records.down(DownKind.BYE), large, records.down(DownKind.BYE)]
     small = records.down(DownKind.BYE)
@@ -138,7 +140,7 @@ def test_a_control_record_larger_than_a_frame_travels_alone() -> None:
 
 def test_a_message_alone_is_not_copied() -> None:
     """One message that waits alone is the very record that all outboxes share."""
-    outbox = Outbox(0, 9, 1000)
+    outbox = Outbox(0, 9, 1000, epoch=EPOCH)
     put(outbox, 1, 100, route(subscription()))
     record = outbox.items[0][0]
     assert outbox.take_frame() is record
@@ -147,7 +149,7 @@ def test_a_message_alone_is_not_copied() -> None:
 @pytest.mark.parametrize("per_frame", [1, 3, 1000])
 def test_causes_are_found(per_frame: int) -> None:
     """What was sent is found by its sequence number; what only waits, was lost or belongs to others is not."""
-    outbox = Outbox(0, 1000, 10 << 20)
+    outbox = Outbox(0, 1000, 10 << 20, epoch=EPOCH)
     sent = range(2, 200, 2)  # the odd ones went to others
     for n, seq in enumerate(sent, 1):
         put(outbox, seq, 100, route(subscription()))
@@ -161,7 +163,7 @@ def test_causes_are_found(per_frame: int) -> None:
 
 def test_at_least_the_last_deliveries_are_remembered() -> None:
     """The oldest of `HISTORY_MESSAGES` deliveries is a cause still; one past that it is forgotten."""
-    outbox = Outbox(0, 9, 1000)
+    outbox = Outbox(0, 9, 1000, epoch=EPOCH)
     for seq in range(1, HISTORY_MESSAGES + 1):
         put(outbox, seq, 100, route(subscription()))
         frames(outbox)
@@ -174,7 +176,7 @@ def test_at_least_the_last_deliveries_are_remembered() -> None:
 
 def test_an_ended_subscription_leaves_nothing_behind() -> None:
     """What waits for it alone is taken out, what waits for another too stays, and no loss is told for it."""
-    outbox, ended, other = Outbox(0, 3, 10_000), subscription(1), subscription(2)
+    outbox, ended, other = Outbox(0, 3, 10_000, epoch=EPOCH), subscription(1), subscription(2)
     alone, both = route(ended), route(ended, other)
     for seq, way in enumerate([alone, alone, both, alone, both], 1):
         put(outbox, seq, 100, way)
@@ -193,7 +195,7 @@ def test_an_ended_subscription_leaves_nothing_behind() -> None:
 
 def test_cleared() -> None:
     """A cleared outbox holds no message and no memory of one."""
-    outbox = Outbox(0, 1, 1000)
+    outbox = Outbox(0, 1, 1000, epoch=EPOCH)
     put(outbox, 1, 100, route(subscription()))
     frames(outbox)
     put(outbox, 2, 100, route(subscription()))

@@ -132,7 +132,7 @@ def test_stamps() -> None:
     bench = pair()
     bench.take(0, publish("a.b", 0, b"one"), publish("a.c", 1, b"two"))
     introduction, *messages = bench.sent(1)
-    assert introduction == Down(DownKind.ORIGIN, b"c0", 0, 0, 0, 0, bytes(16) + b"p0")
+    assert introduction == Down(DownKind.ORIGIN, b"c0", 0, 0, 0, EPOCH, bytes(16) + b"p0")
     assert messages == [
         Down(DownKind.MESSAGE, b"a.b", 0, FIRST + 1, 1234, 0, b"one"),
         Down(DownKind.MESSAGE, b"a.c", 0, FIRST + 2, 1234, 0, b"two"),
@@ -447,7 +447,7 @@ def test_missing(begin: int, counts: list[int], end: int, missing: int) -> None:
     for count in counts:
         bench.take(0, publish("a.b", count))
     answer = bench.answer(0, records.up(UpKind.BYE, b=end))
-    assert answer == Down(DownKind.BYE, b"", 0, len(counts), 0, 0, b"")
+    assert answer == Down(DownKind.BYE, b"", 0, len(counts), 0, EPOCH, b"")
     assert bench.figures(0)["missing"] == missing
 
 
@@ -481,7 +481,7 @@ GOOD = publish("a.b")
         (records.UP.pack(records.UP.size - 4, 1, 1, 0, 0), "1 of them text"),
         (records.UP.pack(0, 1, 0, 0, 0), "says 0 bytes"),
         (records.up(0), "no kind 0"),
-        (records.up(9), "no kind 9"),
+        (records.up(10), "no kind 10"),
     ],
 )
 def test_malformed(bad: bytes, sentence: str) -> None:

@@ -113,5 +113,3 @@ FUNCTIONS: tuple[Function, ...] = (
         "cancelled", (), "i32", "0 while it may run, else milliseconds left until it is killed, at least 1"
     ),
 )
-
-BY_NAME: dict[str, Function] = {function.name: function for function in FUNCTIONS}

@@ -174,7 +174,7 @@ def control(
 def split_up(frame: bytes) -> Iterator[Up]:
     """The records of a worker's frame, in order. Raises `RecordError` where it stops being records.
 
-    Everything is checked here, because a worker may send anything.
+    For whoever looks at frames. The backbone does the same inline (`Router.take`), on its busiest path.
     """
     position, end, head = 0, len(frame), UP.size
     while position < end:

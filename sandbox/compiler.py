@@ -36,7 +36,7 @@ def main() -> NoReturn:
     except EngineError as exc:
         _end(compiling.REJECTED, str(exc))
     try:
-        sealing.carry_out(plan(order))
+        sealing.carry_out(plan(order), "compiler")
     except sealing.SealingFailed as exc:
         _end(compiling.SEALING_FAILED, str(exc))
     try:

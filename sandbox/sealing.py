@@ -96,13 +96,13 @@ def before_guest(order: Order) -> tuple[Step, ...]:
     return (processes, Step("seccomp, second stage", lambda: filter_calls(seccomp.second_stage)))
 
 
-def carry_out(steps: Iterable[Step]) -> None:
-    """Do the steps. Raises `SealingFailed` at the first that fails."""
+def carry_out(steps: Iterable[Step], whom: str = "worker") -> None:
+    """Do the steps. Raises `SealingFailed` at the first that fails; it names `whom`."""
     for step in steps:
         try:
             step.act()
         except (OSError, ValueError) as exc:
-            raise SealingFailed(f"cannot seal the worker: {step.name}: {exc}") from exc
+            raise SealingFailed(f"cannot seal the {whom}: {step.name}: {exc}") from exc
 
 
 def confine_by_landlock() -> None:

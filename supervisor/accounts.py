@@ -10,11 +10,14 @@ from typing import cast
 from capsuled.proto.ledger import Claims
 from capsuled.supervisor import balance
 from capsuled.supervisor.balance import Line, Sheet, Standing
-from capsuled.supervisor.bus import Figures
+from capsuled.supervisor.bus import BusFigures, Figures
 from capsuled.supervisor.control.shapes import Json, JsonObject
 
 CONVERSATIONS = ("requests", "answered", "failed", "waiting", "late")
 """What the backbone counts of a capsule's requests and answers."""
+
+RETAINED = ("retained", "retained_bytes", "retained_evicted")
+"""What the backbone keeps of a capsule's messages for later subscribers, whether it lives or not."""
 
 MAX_FAULTS = 16
 """Sentences that are kept about what did not add up; they are all alike after a few."""
@@ -89,7 +92,7 @@ class Accounts:
         self,
         epoch: int,
         claims: Mapping[str, tuple[int, Claims | None]],
-        figures: Mapping[int, Figures],
+        figures: BusFigures,
         names: list[str],
     ) -> JsonObject:
         """`/v1/bus`. `claims` by capsule, with its index at the backbone, were read before `figures` was asked for."""
@@ -101,7 +104,7 @@ class Accounts:
             depth = 0
             if name in claims:
                 index, claimed = claims[name]
-                member = figures.get(index)
+                member = figures.members.get(index)
                 account.add(claimed, member)
                 if member is not None:
                     depth = member["queued"]
@@ -110,7 +113,8 @@ class Accounts:
                     lines += sheet.lines
             if any(account.ended.values()):
                 lines.append(_ended(name, account))
-            capsules.append(_shape(name, account, depth))
+            kept = figures.retained.get(name, {})
+            capsules.append({**_shape(name, account, depth), **{key: kept.get(key, 0) for key in RETAINED}})
         for sheet in sheets:
             for fault in sheet.faults:
                 self._remember(fault)

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import trio
 
@@ -28,6 +28,18 @@ LOG = logging.getLogger("capsuled.backbone")
 
 Figures = Mapping[str, Any]
 """The backbone's side of a member's ledger, as `backbone.router` makes it."""
+
+
+class BusFigures(NamedTuple):
+    """What the backbone says of everything at one moment."""
+
+    members: Mapping[int, Figures]
+    """By index."""
+    retained: Mapping[str, Mapping[str, int]]
+    """By the capsule that published it: `retained`, `retained_bytes`, `retained_evicted`. Absent: nothing ever was."""
+    spine: Mapping[str, Any]
+    """`published` by the operator's programs, `refused` of it by reason, `prefixes` and `taps` that listen."""
+
 
 ANSWER_SECONDS = 5.0
 """How long the backbone may take for an answer. It never blocks, so that one which needs longer is stuck."""
@@ -100,10 +112,11 @@ class Bus:
             return None
         return figures
 
-    async def figures(self) -> Mapping[int, Figures]:
-        """What each member's ledger says at the backbone. Raises `BusDown`."""
+    async def figures(self) -> BusFigures:
+        """What the ledger says at the backbone. Raises `BusDown`."""
         answer = await self._answer("figures", self._ask({"op": "figures"}))
-        return {figures["index"]: figures for figures in answer["members"]}
+        members = {figures["index"]: figures for figures in answer["members"]}
+        return BusFigures(members, answer["retained"], answer["spine"])
 
     # ── the operator's and the supervisor's own messages ─────────────────────────────────────────
 

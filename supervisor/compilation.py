@@ -95,6 +95,8 @@ class NotSealed(NamedTuple):
     """No compiler could be started and sealed, and none has looked at the module: a sentence for the operator."""
 
     message: str
+    status: int | None = None
+    """With which the one that could not be sealed exited; None when there was none."""
 
 
 Outcome = Compiled | LoadError | NotSealed
@@ -121,7 +123,8 @@ class Ended(NamedTuple):
 def verdict(ended: Ended, order: CompileOrder, bounds: Bounds) -> Outcome:
     """What it means that the compiler of `order` has ended so."""
     if ended.status == compiling.SEALING_FAILED:
-        return NotSealed(_sentence(ended.output) or "cannot seal the compiler: it has not said why")
+        sentence = _sentence(ended.output) or "cannot seal the compiler: it has not said why"
+        return NotSealed(sentence, ended.status)
     if ended.status == compiling.REJECTED and ended.output:
         return LoadError(_sentence(ended.output))
     if ended.status == compiling.DONE and ended.whole:

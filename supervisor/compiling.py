@@ -52,6 +52,14 @@ DRAIN_SECONDS = 1.0
 """How long the end of the output is waited for when the process is gone: only one that left its group can hold it."""
 
 
+class CannotCompile(SpawnError):
+    """No compiler was started, or none could be sealed. `status` is that of the one which could not."""
+
+    def __init__(self, found: NotSealed) -> None:
+        super().__init__(found.message)
+        self.status = found.status
+
+
 class Compiler:
     """See the module's docstring. `run` it while others `compile`."""
 
@@ -84,7 +92,7 @@ class Compiler:
         raise AssertionError
 
     async def compile(self, job: Job, on_turn: Callable[[], None] = lambda: None) -> Compiled | LoadError:
-        """Native code of a module: kept from last time, or made in a process of its own. Raises `SpawnError`.
+        """Native code of a module: kept from last time, or made in a process of its own. Raises `CannotCompile`.
 
         The same job is done once, however many ask for it; when all of them are cancelled, so is it. `on_turn` is
         called when nobody else is waited for any longer: what then passes is this module's own time.
@@ -110,7 +118,7 @@ class Compiler:
                 shared.scope.cancel()
                 self._leave(key, shared)  # now: who asks next must not get what was given up
         if isinstance(shared.result, NotSealed):
-            raise SpawnError(shared.result.message)
+            raise CannotCompile(shared.result)
         return shared.result
 
     def forget(self, job: Job) -> None:

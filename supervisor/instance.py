@@ -24,13 +24,13 @@ from capsuled.proto import reports
 from capsuled.proto.control import LogStream, Reason
 from capsuled.proto.ledger import Claims
 from capsuled.proto.order import Confinement, Interceptor, Order, WorkerLimits
-from capsuled.proto.reports import Cancel, Cloned, Ended, Listening, Proceed, Ready, Report, Started
+from capsuled.proto.reports import Cancel, Cloned, Ended, How, Listening, Proceed, Ready, Report, Started
 from capsuled.supervisor import clock, descriptors, exits, isolation, output, spawn
 from capsuled.supervisor.backbone.members import Admission
 from capsuled.supervisor.blobs import Compiled
 from capsuled.supervisor.bus import Bus, Figures
 from capsuled.supervisor.compilation import Job, LoadError
-from capsuled.supervisor.compiling import Compiler
+from capsuled.supervisor.compiling import CannotCompile, Compiler
 from capsuled.supervisor.confining import Confining, NoUserLeft
 from capsuled.supervisor.descriptors import Ends, Inherited
 from capsuled.supervisor.exits import Evidence, Intent
@@ -152,15 +152,15 @@ class Instance:
         Run it shielded: it ends when the process does, and who wants that kills it.
         """
         try:
-            compiled = await self._compile()
+            try:
+                compiled = await self._compile()
+            except CannotCompile as exc:
+                return _not_compiled("unsealed", str(exc), exc.status)
             if compiled is None:
                 limit = self.manifest.supervision.ready_timeout
                 return Ending(Evidence(intent=self._intent, ready_timeout=limit), 0.0, None, None)
             if isinstance(compiled, LoadError):
-                refused = Ended("load-error", message=reports.cut(compiled.message))
-                # As if the worker had found it: nobody should have to know in which process a module is looked at.
-                found = Evidence(report=refused, status=reports.STATUS["load-error"])
-                return Ending(found, 0.0, None, None)
+                return _not_compiled("load-error", compiled.message, reports.STATUS["load-error"])
             with (
                 ExitStack() as worker_ends,
                 self._confining.confinement() as confinement,
@@ -178,15 +178,18 @@ class Instance:
             return Ending(Evidence(spawn_error=told), 0.0, None, None)
 
     async def _compile(self) -> Compiled | LoadError | None:
-        """Native code of the module, or why there is none; None when this instance is told to end first."""
+        """Native code of the module, or why there is none; None when this instance is told to end first.
+
+        Raises `CannotCompile`.
+        """
         found: Compiled | LoadError | None = None
-        failed: SpawnError | None = None
+        failed: CannotCompile | None = None
 
         async def compile_it(scope: trio.CancelScope) -> None:
             nonlocal found, failed
             try:
                 found = await self._compiler.compile(self._job, self.turn.set)
-            except SpawnError as exc:
+            except CannotCompile as exc:
                 failed = exc  # raised below, not out of the nursery, which would wrap it
             scope.cancel()
 
@@ -406,6 +409,13 @@ class Instance:
             queue_bytes=limits.queue_bytes,
             subscriptions=tuple((each.handle, each.pattern, True) for each in self._interceptors()),
         )
+
+
+def _not_compiled(how: How, message: str, status: int | None) -> Ending:
+    """As if the worker had found it: nobody should have to know in which process a module is looked at."""
+    if status is None:
+        return Ending(Evidence(spawn_error=message), 0.0, None, None)
+    return Ending(Evidence(report=Ended(how, message=reports.cut(message)), status=status), 0.0, None, None)
 
 
 def describe(ending: Ending) -> dict[str, object]:

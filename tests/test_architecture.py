@@ -55,6 +55,8 @@ RULES = (
     "sandbox/syscalls.py",
     "sandbox/landlock.py",
     "supervisor/quantities.py",
+    "supervisor/blobs.py",
+    "supervisor/compilation.py",
     "supervisor/backbone/router.py",
     "supervisor/backbone/outbox.py",
     "supervisor/backbone/conversations.py",

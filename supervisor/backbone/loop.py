@@ -314,6 +314,7 @@ class Loop:
                 "epoch": self._settings.epoch,
                 "seq": self._router.seq,
                 "members": self._router.all_figures(),
+                "retained": self._router.notes.shelves.figures(),
                 "spine": self._display.figures(),
             }
         )

@@ -75,7 +75,13 @@ class Shelves:
             return len(self._shelves)
         return sum(len(shelf.kept) for shelf in self._shelves.values())
 
-    def figures(self, capsule: str) -> dict[str, int]:
-        """How many are kept and how many had to go."""
-        shelf = self._shelves.get(capsule, _Shelf())
-        return {"retained": len(shelf.kept), "retained_bytes": shelf.bytes, "retained_evicted": shelf.evicted}
+    def figures(self) -> dict[str, dict[str, int]]:
+        """By capsule, how many are kept, their bytes, and how many had to go."""
+        return {
+            name: {
+                "retained": len(shelf.kept),
+                "retained_bytes": shelf.bytes,
+                "retained_evicted": shelf.evicted,
+            }
+            for name, shelf in self._shelves.items()
+        }

@@ -111,6 +111,10 @@ def bus_stats(client: Client, given: argparse.Namespace) -> Exit:
     else:
         for key in ("capsules", "subscriptions"):
             _ledger(members(answer.value, key))
+        spine = answer.value.get("spine")
+        if isinstance(spine, dict):
+            render.facts({f"spine {key}": value for key, value in spine.items()})
+            print()
         print("balanced" if balanced else "NOT balanced: messages are unaccounted for, please report this")
     return Exit.FAILED if given.check and not balanced else Exit.DONE
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Generator
-from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -33,16 +32,6 @@ def stage() -> Generator[Daemon, None, None]:
         assert made.left() == []
 
 
-def seconds_between(stage: Daemon, name: str, first: str, last: str) -> float:
-    """From the newest event `first` of a capsule to its newest event `last`."""
-    times = {each["event"]: each["time"] for each in stage.events() if each["capsule"] == name}
-    return (_time(times[last]) - _time(times[first])).total_seconds()
-
-
-def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))
-
-
 def test_all_of_them_are_listed(stage: Daemon) -> None:
     """`list` has each example, ready but for the one that traps on purpose."""
     found = stage.ctl("list", "--json")
@@ -66,7 +55,7 @@ def test_a_stop_ends_a_receive_of_a_minute_within_a_second(stage: Daemon) -> Non
     assert found.returncode == Exit.DONE, found.stderr
     assert not Path(f"/proc/{pid}").exists()
     assert stage.of("pong")["last_exit"]["reason"] == "cancelled"
-    assert seconds_between(stage, "pong", "stopping", "stopped") < 1.0
+    assert stage.seconds_between("pong", "stopping", "stopped") < 1.0
     assert stage.ctl("status", "pong").returncode == Exit.NOT_RUNNING
     assert stage.ctl("start", "pong", "--wait", "ready").returncode == Exit.DONE
     assert stage.ctl("status", "pong").returncode == Exit.DONE
@@ -80,7 +69,7 @@ def test_a_kill_ends_what_computes_for_ever_within_a_second(stage: Daemon) -> No
     assert not Path(f"/proc/{pid}").exists()
     end = stage.of("spinner")["last_exit"]
     assert (end["reason"], end["signal"]) == ("killed-by-operator", "SIGKILL")
-    assert seconds_between(stage, "spinner", "stopping", "stopped") < 1.0
+    assert stage.seconds_between("spinner", "stopping", "stopped") < 1.0
 
 
 def test_a_wait_that_is_too_short(stage: Daemon) -> None:

@@ -197,6 +197,9 @@ def test_the_watchdog_watches_no_compiler(stage: Daemon) -> None:
     """A module that is compiled for longer than the watchdog allows has no guest yet: it starts, and ends."""
     end = ended(stage, "slow-to-load")
     assert end["reason"] == "ok", end
+    assert stage.seconds_between("slow-to-load", "starting", "ready") > 0.1, (
+        "what is to be tested was not met"
+    )
 
 
 def test_who_is_not_ready_in_time_is_killed(stage: Daemon) -> None:

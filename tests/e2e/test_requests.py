@@ -225,4 +225,7 @@ def test_a_late_subscriber_gets_what_was_retained(daemon: Daemon) -> None:
     assert message["payload"] == 2
     assert message["retained"] is True
     assert message["source"] == "sayer"
-    assert daemon.get("/v1/bus")["balanced"] is True
+    bus = daemon.get("/v1/bus")
+    assert bus["balanced"] is True
+    kept = {each["name"]: (each["retained"], each["retained_bytes"]) for each in bus["capsules"]}
+    assert kept == {"sayer": (1, len(cbor2.dumps(2))), "late": (0, 0)}

@@ -157,6 +157,11 @@ def test_the_operator_publishes_to_capsules(daemon: Daemon) -> None:
             pub.send_multipart([b"orders.two\0", cbor2.dumps([2])])
         (message,) = cbor2.loads(daemon.results("worker", 3)[1].data)["messages"]
         assert (message["topic"], message["payload"], message["principal"]) == ("orders.two", [2], "operator")
+        shown = daemon.get("/v1/bus")["spine"]
+        assert shown["published"] >= 2, "the probe, and what the worker has got"
+        assert sum(shown["refused"].values()) == 1, "what is the supervisor's own"
+        assert (shown["taps"], shown["unpublished"]) == (0, 0)
+        assert "spine published" in daemon.ctl("bus", "stats").stdout
     finally:
         pub.close(0)
         context.term()

@@ -145,7 +145,7 @@ def test_the_first_answer_may_be_a_later_ones(monkeypatch: pytest.MonkeyPatch, t
             async with trio.open_nursery() as nursery:
                 await nursery.start(bus.run)
                 assert (bus.up, bus.epoch, bus.restarts) == (True, 2, 1)
-                assert dict(await bus.figures()) == {}
+                assert dict((await bus.figures()).members) == {}
                 nursery.cancel_scope.cancel()
 
     trio.run(main)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from capsuled.proto import ledger
 from capsuled.proto.ledger import Claims, Column, Total
 from capsuled.supervisor.accounts import MAX_FAULTS, Accounts
+from capsuled.supervisor.bus import BusFigures
 
 
 def page(*rows: tuple[int, ...], **totals: int) -> Claims:
@@ -47,7 +48,8 @@ def figures(index: int, *subscriptions: tuple[int, str, int], **more: int) -> di
 def document(accounts: Accounts, **live: tuple[int, Claims | None, dict[str, Any] | None]) -> dict[str, Any]:
     claims = {name: (index, claimed) for name, (index, claimed, _) in live.items()}
     told = {index: each for index, _, each in live.values() if each is not None}
-    return dict(accounts.document(1, claims, told, ["echo", "idle"]))
+    retained = {"idle": {"retained": 2, "retained_bytes": 30, "retained_evicted": 1}}
+    return dict(accounts.document(1, claims, BusFigures(told, retained, {}), ["echo", "idle"]))
 
 
 def of(found: dict[str, Any], name: str) -> dict[str, Any]:
@@ -60,6 +62,14 @@ def test_who_has_never_lived_has_zeros() -> None:
     assert found["balanced"] is True
     assert of(found, "idle")["published"] == 0
     assert [each["name"] for each in found["capsules"]] == ["echo", "idle"]
+
+
+def test_what_is_retained_is_told_of_who_does_not_live() -> None:
+    """It stands at the backbone by name, not by instance; of whom nothing was ever kept there are zeros."""
+    found = document(Accounts())
+    kept = ("retained", "retained_bytes", "retained_evicted")
+    assert [of(found, "idle")[key] for key in kept] == [2, 30, 1]
+    assert [of(found, "echo")[key] for key in kept] == [0, 0, 0]
 
 
 def test_what_has_ended_stays_in_the_sums() -> None:

@@ -150,7 +150,7 @@ def test_every_other_end_is_a_sentence(end: Ended, sentence: str) -> None:
 )
 def test_not_sealed_is_not_the_modules_fault(output: bytes, sentence: str) -> None:
     """A compiler that could not seal itself says by which step."""
-    assert verdict(ended(97, output=output), ORDER, BOUNDS) == NotSealed(sentence)
+    assert verdict(ended(97, output=output), ORDER, BOUNDS) == NotSealed(sentence, 97)
 
 
 def test_a_sentence_is_cut() -> None:

@@ -20,7 +20,7 @@ from capsuled.proto.order import Confinement
 from capsuled.supervisor import probe
 from capsuled.supervisor.blobs import Compiled
 from capsuled.supervisor.compilation import BOUNDS, Bounds, Job, LoadError
-from capsuled.supervisor.compiling import COMMAND, Compiler
+from capsuled.supervisor.compiling import COMMAND, CannotCompile, Compiler
 from capsuled.supervisor.confining import Confining, NoUserLeft
 from capsuled.supervisor.spawn import SpawnError
 
@@ -340,12 +340,13 @@ def test_what_left_its_group_does_not_hold_us_up(tmp_path: Path) -> None:
 
 
 def test_not_sealed_is_not_a_load_error() -> None:
-    """A compiler that cannot seal itself is the machine's affair: `SpawnError`, with its sentence."""
+    """A compiler that cannot seal itself is the machine's affair: an error with its sentence, and its status."""
     code = "import os; os.write(1, b'cannot seal it: rlimits'); os._exit(97)"
 
     async def main(compiler: Compiler) -> None:
-        with pytest.raises(SpawnError, match="cannot seal it: rlimits"):
+        with pytest.raises(CannotCompile, match="cannot seal it: rlimits") as caught:
             await compiler.compile(JOB)
+        assert caught.value.status == 97
 
     using(made(command=acting(code)), main)
 

@@ -13,7 +13,7 @@ from capsuled.proto import ledger
 from capsuled.proto.control import Desired, LogStream, State
 from capsuled.proto.ledger import Claims, Total
 from capsuled.supervisor import clock
-from capsuled.supervisor.bus import Bus, BusDown, Figures
+from capsuled.supervisor.bus import Bus, BusDown, BusFigures
 from capsuled.supervisor.capsule import Capsule, Surroundings
 from capsuled.supervisor.catalogue import Entry
 from capsuled.supervisor.compiling import Compiler
@@ -380,10 +380,10 @@ def test_who_ends_while_the_backbone_is_asked_is_counted_once(monkeypatch: pytes
     async def play(stage: Stage, _: trio.Nursery) -> None:
         instance = Published()
 
-        async def figures() -> dict[int, Figures]:
+        async def figures() -> BusFigures:
             stage.service.ending("echo", Ending(Evidence(status=0), 0.0, instance.claims(), None))
             stage.echo.instance = None
-            return {}
+            return BusFigures({}, {}, {})
 
         monkeypatch.setattr(stage.echo, "instance", instance)
         monkeypatch.setattr(stage.bus, "figures", figures)

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -242,6 +243,15 @@ class Daemon:
                 assert event is not None, self.log()
                 if wanted(dict(event)):
                     return dict(event)
+
+    def seconds_between(self, name: str, first: str, last: str) -> float:
+        """From the newest event `first` of a capsule to its newest event `last`."""
+        times = {
+            each["event"]: datetime.fromisoformat(each["time"].replace("Z", "+00:00"))
+            for each in self.events()
+            if each["capsule"] == name
+        }
+        return (times[last] - times[first]).total_seconds()
 
     def events(self) -> list[Json]:
         """Every event that is kept, oldest first."""

@@ -24,6 +24,8 @@ SCRATCH = 64 * 1024
 
 DATA = 2 * 64 * 1024
 
+BY_NAME = {function.name: function for function in abi.FUNCTIONS}
+
 
 @dataclass(frozen=True)
 class Text:
@@ -100,7 +102,7 @@ class Program:
 
     def call(self, name: str, *arguments: Argument, quiet: bool = False) -> Result:
         """A host call. Unless `quiet`, its result is logged, with what it has written."""
-        function = abi.BY_NAME[name]
+        function = BY_NAME[name]
         self._used.add(name)
         number, self._calls = self._calls, self._calls + 1
         pushed, where = self._push(function, arguments)
@@ -159,7 +161,7 @@ class Program:
     def source(self, more: str = "") -> str:
         pages = max(self.pages, self._next // 65536 + 1)
         used = sorted(self._used | {"log"})
-        imports = "\n".join([_import(abi.BY_NAME[name]) for name in used] + self.imports)
+        imports = "\n".join([_import(BY_NAME[name]) for name in used] + self.imports)
         locals_ = " ".join(f"(local $r{i} i64)" for i in range(self._calls))
         loops = " ".join(f"(local {name} i32)" for name in self._loops)
         data = "\n".join(f'(data (i32.const {at}) "{_escaped(value)}")' for at, value in self._data)

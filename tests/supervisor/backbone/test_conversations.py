@@ -682,7 +682,7 @@ def test_a_watched_topic_that_is_retained_is_both() -> None:
     watchers.taps[1] = ("a", "b")
     made.take(ASKER, publish("a.b", 0), publish("a.c", 1))
     assert [each.topic for _, each in watchers.for_taps] == [b"a.b"]
-    assert made.router.notes.shelves.figures("c0")["retained"] == 2
+    assert made.router.notes.shelves.figures()["c0"]["retained"] == 2
 
 
 STEPS = st.lists(

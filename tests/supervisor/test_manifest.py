@@ -652,6 +652,73 @@ def test_any_values_are_read_or_told(values: dict[str, object]) -> None:
     assert keys == {name for name in values if name not in faults.readable(Limits(), values)}
 
 
+EVERYTHING = (
+    (EXAMPLES / "calculator/Capsule.toml").read_text()
+    + """
+[limits]
+memory = "8MiB"
+[supervision]
+watchdog = "5s"
+[config]
+a = { secret = "b" }
+[[interceptor]]
+event = "a.b"
+action = "x"
+"""
+)
+
+PIECES = st.sampled_from(
+    [
+        *(
+            "[limits]",
+            "[[export]]",
+            "[",
+            "]",
+            "{",
+            "}",
+            "=",
+            ".",
+            "\n",
+            '"',
+            "'",
+            '"""',
+            "\\u0000",
+            "#",
+            "*",
+            "-",
+            "nan",
+        ),
+        *(
+            "memory",
+            "1e400",
+            "9" * 30,
+            "kernel.*",
+            "1979-05-27",
+            "true",
+            "\x1b[2J",
+            "ü",
+            "../x",
+            "0x7f",
+            "[" * 99,
+        ),
+    ]
+) | st.text(max_size=5)
+
+
+@given(st.lists(st.tuples(st.integers(0, len(EVERYTHING)), st.integers(0, 40), PIECES), max_size=6))
+def test_any_text_is_a_manifest_or_is_told_what_is_wrong(edits: list[tuple[int, int, str]]) -> None:
+    """Invariant: however a manifest is damaged, it is read, or its faults are told, each in one printable line."""
+    text = EVERYTHING
+    for at, length, piece in edits:
+        text = text[:at] + piece + text[at + length :]
+    lines: list[str] = []
+    try:
+        parse(text, "Capsule.toml", WIDE)
+    except ManifestInvalid as exc:
+        lines = str(exc).split("\n")
+    assert all(line.isprintable() and line.startswith("Capsule.toml: ") for line in lines)
+
+
 def test_a_secret_is_a_name() -> None:
     """`{ secret = "…" }` alone is the name of a secret; a table with more in it is a value like any."""
     found = read('[config]\ntoken = { secret = "api-token" }\nother = { secret = "x", more = 1 }\n').config

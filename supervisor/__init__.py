@@ -6,7 +6,8 @@
 - `spawn`: the one module that starts processes
 - `compilation`, `blobs`, `compiling`: a module's native code, made in a process of its own
 - `descriptors`, `instance`, `output`: one worker process, from its start to its reaping
-- `probe`, `modes`, `confining`: what the machine can hold, whether it is enough, and what each worker is told
+- `probe`, `modes`: what the machine can hold, and whether it is enough
+- `users`, `cgroup_layout`, `cgroups`, `confining`: what each worker is told, is, and is limited by
 - `isolation`, `watchdog`: what is seen of it from outside
 - `capsule`: the tasks that carry a lifecycle's effects out
 - `backbone`: the process that carries messages, and `bus`: that process from the supervisor's side

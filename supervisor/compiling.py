@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack
 from typing import NoReturn
 
 import trio
@@ -18,8 +18,10 @@ import trio
 from capsuled.proto import compiling
 from capsuled.proto.compiling import CompileOrder
 from capsuled.proto.order import Confinement
-from capsuled.supervisor import descriptors, spawn
+from capsuled.supervisor import cgroups, descriptors, spawn
 from capsuled.supervisor.blobs import Compiled, Shelf
+from capsuled.supervisor.cgroup_layout import Caps
+from capsuled.supervisor.cgroups import Group
 from capsuled.supervisor.compilation import (
     BOUNDS,
     Bounds,
@@ -32,9 +34,9 @@ from capsuled.supervisor.compilation import (
     last_line,
     verdict,
 )
-from capsuled.supervisor.confining import NoUserLeft
 from capsuled.supervisor.quantities import MIB
 from capsuled.supervisor.spawn import Exit, Process, SpawnError
+from capsuled.supervisor.users import NoUserLeft
 
 LOG = logging.getLogger("capsuled.compiling")
 
@@ -47,6 +49,9 @@ KEPT_BYTES = 256 * MIB
 """Of blobs in memory: a hundred of 2.6 MB, which a module of 800 KB makes."""
 
 READ_BYTES = 256 * 1024
+
+COMPILER_CORES = 1.0
+"""It has one thread that computes."""
 
 DRAIN_SECONDS = 1.0
 """How long the end of the output is waited for when the process is gone: only one that left its group can hold it."""
@@ -66,14 +71,17 @@ class Compiler:
     def __init__(
         self,
         confine: Callable[[], AbstractContextManager[Confinement]],
+        group: Callable[[str, Caps], AbstractAsyncContextManager[Group]],
         *,
         bounds: Bounds = BOUNDS,
         at_once: int = AT_ONCE,
         kept_bytes: int = KEPT_BYTES,
         command: tuple[str, ...] = COMMAND,
     ) -> None:
-        """`confine` gives what each process is told of its confinement, for as long as it lives (`confining`)."""
+        """`confine` gives what each process is told of its confinement, for as long as it lives, and
+        `group` a control group for it (`confining`)."""
         self._confine = confine
+        self._group = group
         self._bounds = bounds
         self._command = command
         self._slots = trio.CapacityLimiter(at_once)
@@ -151,10 +159,13 @@ class Compiler:
             del self._running[key]
 
     async def _in_process(self, job: Job) -> Outcome:
+        caps = Caps.beside(self._bounds.memory(len(job.wasm)), COMPILER_CORES)
+        self.processes += 1
         with self._confine() as confinement:
-            return await self._confined(job, confinement)
+            async with self._group(f"compiler-{self.processes}", caps) as group:
+                return await self._confined(job, confinement, group)
 
-    async def _confined(self, job: Job, confinement: Confinement) -> Outcome:
+    async def _confined(self, job: Job, confinement: Confinement, group: Group) -> Outcome:
         size = len(job.wasm)
         order = CompileOrder(
             engine=job.engine,
@@ -177,11 +188,12 @@ class Compiler:
                 environment=spawn.WORKER_ENVIRONMENT,
                 clones=confinement.namespaces != "none",
             )
-            self.processes += 1
             theirs.close()  # or our own copies would keep its pipes open after its end
-            output = _Output(stdout, self._bounds.output(size), clones=confinement.namespaces != "none")
+            output = _Output(
+                stdout, self._bounds.output(size), clones=confinement.namespaces != "none", group=group
+            )
             printed = _Output(stderr, self._bounds.most_printed)
-            ended = await _watch(process, output, printed, self._bounds.seconds)
+            ended = await _watch(process, group, output, printed, self._bounds.seconds)
         if ended.printed:
             LOG.warning("a compiler has printed: %r", last_line(ended.printed))
         return verdict(ended, order, self._bounds)
@@ -201,9 +213,10 @@ class _Shared:
 class _Output:
     """What comes on one pipe of a compiler."""
 
-    def __init__(self, fd: int, most: int, *, clones: bool = False) -> None:
-        """`clones`: the line that tells of a clone comes first, and is not of the data."""
+    def __init__(self, fd: int, most: int, *, clones: bool = False, group: Group = cgroups.NO_GROUP) -> None:
+        """`clones`: the line that tells of a clone comes first, and is not of the data; it is put into `group`."""
         self._fd = fd
+        self._group = group
         self._most = most
         self._clones = clones
         self.data = bytearray()
@@ -230,7 +243,7 @@ class _Output:
                 try:
                     if self._clones:
                         self._follow(process)
-                except ValueError as exc:
+                except (ValueError, OSError) as exc:
                     LOG.error("a compiler is killed: it goes on where we cannot follow: %s", exc)
                     process.kill()
                     return
@@ -244,14 +257,16 @@ class _Output:
         if found is not None:
             pid, rest = found
             process.follow(pid)
+            self._group.join(pid)
             self.data = bytearray(rest)
             self._clones = False
 
 
-async def _watch(process: Process, output: _Output, printed: _Output, seconds: float) -> Ended:
+async def _watch(process: Process, group: Group, output: _Output, printed: _Output, seconds: float) -> Ended:
     """Wait for the end of a compiler, or bring it about. However this ends, the process has been reaped."""
     too_late = False
     try:
+        group.join(process.pid)
         async with trio.open_nursery() as readers:
             readers.start_soon(output.read, process)
             readers.start_soon(printed.read, process)

@@ -1,50 +1,25 @@
-"""How each worker is to confine itself, and the user that it becomes: a number that no other living one has."""
+"""What a worker or a compiler is confined by: what it is told to do itself, and its user and control group."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 
 from capsuled.proto.order import Confinement
-from capsuled.supervisor import modes
+from capsuled.supervisor import cgroups, modes
+from capsuled.supervisor.cgroup_layout import Caps
+from capsuled.supervisor.cgroups import Group, Groups
 from capsuled.supervisor.modes import Probed
-
-
-class NoUserLeft(Exception):
-    """All numbers of the range are in use; the message is for the operator."""
-
-
-class Users:
-    """Numbers for users of their own. One that was given back is the last to be given again."""
-
-    def __init__(self, numbers: range) -> None:
-        self._numbers = numbers
-        self._unused = iter(numbers)
-        self._back: deque[int] = deque()
-
-    def take(self) -> int:
-        """A number that nobody has. Raises `NoUserLeft`."""
-        number = next(self._unused, None)
-        if number is None and self._back:
-            number = self._back.popleft()
-        if number is None:
-            raise NoUserLeft(
-                f"cannot give it a user of its own: all {len(self._numbers)} from {self._numbers[0]} to "
-                f"{self._numbers[-1]} are in use: widen users in [isolation]"
-            )
-        return number
-
-    def give_back(self, number: int) -> None:
-        """Only once no process has it any more."""
-        self._back.append(number)
+from capsuled.supervisor.users import Users
 
 
 class Confining:
     """What all instances share."""
 
-    def __init__(self, probed: Probed, users: range) -> None:
+    def __init__(self, probed: Probed, users: range, groups: Groups) -> None:
         self.probed = probed
+        why = probed.layers["cgroup"].why
+        self._groups = groups if probed.held("cgroup") else cgroups.none(why)
         self._users = Users(users) if modes.own_users(probed) else None
 
     @contextmanager
@@ -58,3 +33,7 @@ class Confining:
             yield modes.confinement(self.probed, user)
         finally:
             self._users.give_back(user)
+
+    def group(self, name: str, caps: Caps) -> AbstractAsyncContextManager[Group]:
+        """A control group for one process, or for none where there are none. Raises `SpawnError`."""
+        return self._groups.group(name, caps)

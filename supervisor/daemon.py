@@ -1,6 +1,7 @@
 """The daemon: everything it needs, opened in the order of starting and closed in the reverse.
 
-    folders (and their locks) → control socket's file → log files → backbone → compilers → control server → capsules
+    folders (and their locks) → control socket's file → control groups → log files → backbone → compilers
+        → control server → capsules
 
 A second signal, or a deadline that has passed, ends it at once: every process is killed, nothing is waited for.
 """
@@ -19,10 +20,11 @@ from pathlib import Path
 import trio
 
 from capsuled.proto.control import Level
-from capsuled.supervisor import folders, modes, probe
+from capsuled.supervisor import cgroups, folders, modes, probe
 from capsuled.supervisor.bus import Bus
 from capsuled.supervisor.capsule import Capsule, Surroundings
 from capsuled.supervisor.catalogue import Catalogue
+from capsuled.supervisor.cgroups import Groups
 from capsuled.supervisor.compiling import Compiler
 from capsuled.supervisor.configuration import Configuration
 from capsuled.supervisor.confining import Confining
@@ -57,7 +59,8 @@ async def run(using: Configuration, catalogue: Catalogue, *, insecure: bool = Fa
         spine = stack.enter_context(folders.fresh(using.runtime_dir / "spine"))
         logs = folders.made(using.state_dir / "logs")
         files = LogFiles(logs, using.log.file_bytes, using.log.file_count)
-        confining = await _confining(using, insecure=insecure)
+        own = stack.enter_context(cgroups.opened(os.fspath(using.runtime_dir.absolute())))
+        confining = await _confining(using, own, insecure=insecure)
         try:
             async with _in_background(files.run):
                 await _supervise(using, catalogue, listener, groups, edges, spine, files, confining)
@@ -77,7 +80,7 @@ async def _supervise(
 ) -> None:
     ending, serving = trio.Event(), trio.Event()
     bus = Bus(using.limits.total_queue_bytes, using.limits.max_payload, str(spine))
-    compiler = Compiler(confining.confinement)
+    compiler = Compiler(confining.confinement, confining.group)
     service = Service(bus, catalogue.faults, confining.probed, ending.set)
     async with trio.open_nursery() as nursery:
         await nursery.start(_signals, ending, serving, nursery.cancel_scope)
@@ -109,11 +112,11 @@ async def _supervise(
     LOG.info("stopped")
 
 
-async def _confining(using: Configuration, *, insecure: bool) -> Confining:
+async def _confining(using: Configuration, own: Groups, *, insecure: bool) -> Confining:
     """What this machine can hold, and must. Raises `CannotStart` where it is not enough."""
     users = using.isolation.numbers()
     try:
-        probed = await probe.probe(users[0])
+        probed = await probe.probe(users[0], own)
     except probe.CannotProbe as exc:
         raise CannotStart(f"cannot find out how capsules can be isolated: {exc}") from exc
     if refusal := modes.refusal(probed, using.isolation.required, insecure=insecure):
@@ -127,7 +130,7 @@ async def _confining(using: Configuration, *, insecure: bool) -> Confining:
         modes.LOST[mode],
         f"; missing: {', '.join(missing)}" if missing else "",
     )
-    return Confining(probed, users)
+    return Confining(probed, users, own)
 
 
 async def _stop(capsules: Collection[Capsule]) -> None:

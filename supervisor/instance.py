@@ -29,9 +29,11 @@ from capsuled.supervisor import clock, descriptors, exits, isolation, output, sp
 from capsuled.supervisor.backbone.members import Admission
 from capsuled.supervisor.blobs import Compiled
 from capsuled.supervisor.bus import Bus, Figures
+from capsuled.supervisor.cgroup_layout import Caps
+from capsuled.supervisor.cgroups import Group
 from capsuled.supervisor.compilation import Job, LoadError
 from capsuled.supervisor.compiling import CannotCompile, Compiler
-from capsuled.supervisor.confining import Confining, NoUserLeft
+from capsuled.supervisor.confining import Confining
 from capsuled.supervisor.descriptors import Ends, Inherited
 from capsuled.supervisor.exits import Evidence, Intent
 from capsuled.supervisor.isolation import Expected
@@ -39,6 +41,7 @@ from capsuled.supervisor.logbook import LogBook
 from capsuled.supervisor.manifest import Manifest
 from capsuled.supervisor.modes import Layer
 from capsuled.supervisor.spawn import Process, SpawnError
+from capsuled.supervisor.users import NoUserLeft
 
 LOG = logging.getLogger("capsuled.instance")
 
@@ -161,12 +164,16 @@ class Instance:
                 return Ending(Evidence(intent=self._intent, ready_timeout=limit), 0.0, None, None)
             if isinstance(compiled, LoadError):
                 return _not_compiled("load-error", compiled.message, reports.STATUS["load-error"])
-            with (
-                ExitStack() as worker_ends,
-                self._confining.confinement() as confinement,
-                descriptors.make(self.manifest.package.name, compiled.blob, self._edge, worker_ends) as made,
-            ):
-                return await self._run(*made, worker_ends, confinement, compiled.engine)
+            caps = Caps.beside(self.manifest.limits.process_memory, self.manifest.limits.cpu)
+            async with self._confining.group(f"{self.index:x}", caps) as group:
+                with (
+                    ExitStack() as worker_ends,
+                    self._confining.confinement() as confinement,
+                    descriptors.make(
+                        self.manifest.package.name, compiled.blob, self._edge, worker_ends
+                    ) as made,
+                ):
+                    return await self._run(*made, worker_ends, confinement, group, compiled.engine)
         except (OSError, SpawnError, NoUserLeft) as exc:
             return Ending(Evidence(spawn_error=str(exc)), 0.0, None, None)
         except Exception as exc:
@@ -209,6 +216,7 @@ class Instance:
         inherited: Inherited,
         worker_ends: ExitStack,
         confinement: Confinement,
+        group: Group,
         engine: str,
     ) -> Ending:
         order = descriptors.order_file(
@@ -225,11 +233,12 @@ class Instance:
             environment=spawn.WORKER_ENVIRONMENT,
             clones=confinement.namespaces != "none",
         )
-        self._expected = Expected(process.group, confinement, isolation.NOT_CLONED)
+        self._expected = Expected(process.group, confinement, isolation.NOT_CLONED, group)
         worker_ends.close()  # or our own copies would keep its sockets and pipes open after its end
         self._process, self._ends = process, ends
         try:
-            return await self._live(process, ends)
+            group.join(process.pid)
+            return await self._live(process, ends, group)
         except Exception:
             process.kill()
             if not process.gone:
@@ -240,7 +249,7 @@ class Instance:
         finally:
             self._process = self._ends = None
 
-    async def _live(self, process: Process, ends: Ends) -> Ending:
+    async def _live(self, process: Process, ends: Ends, group: Group) -> Ending:
         limits = self.manifest.limits
         rate = output.Rate(limits.log_bytes_per_second)
         async with trio.open_nursery() as listeners, trio.open_nursery() as ladder:
@@ -261,6 +270,7 @@ class Instance:
             report=self._report,
             status=ended.status,
             signal=ended.signal,
+            oom_kills=group.oom_kills(),
             cpu_seconds=ended.usage.ru_utime + ended.usage.ru_stime,
             killed_by_us=killed,
             cpu_limit=int(limits.cpu_time),
@@ -339,8 +349,13 @@ class Instance:
             return
         try:
             self._process.follow(pid)
+            self._expected.group.join(pid)
         except ValueError as exc:
             self._say("warn", f"the worker names a process that is not its own ({exc}): it is killed")
+            self._kill()
+            return
+        except OSError as exc:
+            self._say("error", f"cannot limit the worker by its control group ({exc}): it is killed")
             self._kill()
             return
         self._expected = self._expected._replace(namespaces=isolation.namespaces(pid))

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from capsuled.proto.order import Confinement
+from capsuled.supervisor.cgroups import Group
 from capsuled.supervisor.modes import ADVICE, LAYERS, Layer
-from capsuled.supervisor.probe import NO_CGROUP
 
 STAGES = 2
 """Of seccomp: the filters that a worker puts on itself."""
@@ -28,9 +28,11 @@ _CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapAmb")
 class Expected(NamedTuple):
     """What a worker was told, and what was seen of it when it was cloned."""
 
-    group: int
+    session: int
     confinement: Confinement
     namespaces: Layer
+    group: Group
+    """The control group that it was put into."""
 
 
 def namespaces(pid: int) -> Layer:
@@ -55,14 +57,15 @@ def observe(pid: int, expected: Expected) -> dict[str, Layer]:
     try:
         status = _status(pid)
         limits = _limits(pid)
-        own_session = os.getsid(pid) == expected.group
+        own_session = os.getsid(pid) == expected.session
         seccomp = _seccomp(pid)
+        limited = expected.group.seen(pid)
     except (OSError, ValueError) as exc:
         return {name: Layer(False, f"cannot be seen: {exc}") for name in LAYERS}
     wanted = expected.confinement
     sets = {name: status.get(name, "?") for name in (*_CAPABILITIES, "CapBnd")}
     found = {
-        "process": Layer(own_session, f"a process of its own, session {expected.group}"),
+        "process": Layer(own_session, f"a process of its own, session {expected.session}"),
         "rlimits": Layer(
             all(limits[name] != _UNLIMITED for name in _LIMITED),
             ", ".join(f"{name.removeprefix('Max ')} {limits[name]}" for name in _LIMITED),
@@ -77,7 +80,7 @@ def observe(pid: int, expected: Expected) -> dict[str, Layer]:
         "root": _root(pid, wanted, seccomp),
         "landlock": _passed(wanted.landlock, "landlock", seccomp),
         "seccomp": seccomp,
-        "cgroup": Layer(False, NO_CGROUP),
+        "cgroup": limited,
     }
     return {name: found[name] for name in LAYERS}
 

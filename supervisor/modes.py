@@ -65,7 +65,10 @@ ADVICE: Mapping[str, str] = {
     "root": "allow mount(2) and pivot_root(2) in the filter around the supervisor; its root must not be an initramfs",
     "landlock": "use a kernel from 5.13 on with landlock in its list of security modules (lsm=landlock,… at boot)",
     "seccomp": "use x86-64 or aarch64, and a kernel with CONFIG_SECCOMP_FILTER from 4.14 on",
-    "cgroup": "nothing yet: this version uses no control groups",
+    "cgroup": (
+        "run capsuled as root, or as a service of systemd with Delegate=yes: a group of its own in which it may limit "
+        "memory, pids and cpu; in a container the control groups must be mounted writable"
+    ),
 }
 """What the operator can do about a layer that is missing."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import trio
 
 from capsuled.proto.control import Exit
-from capsuled.supervisor import modes, probe
+from capsuled.supervisor import cgroups, modes, probe
 from capsuled.supervisor.commands.capsuled import configured
 from capsuled.supervisor.configuration import ConfigurationInvalid
 from capsuled.supervisor.modes import LAYERS, LOST, Probed
@@ -23,7 +23,9 @@ def doctor(config: Path | None) -> Exit:
     """
     try:
         using = configured(config)
-        probed = trio.run(probe.probe, using.isolation.numbers()[0])
+        # Not the supervisor's, which may run at this moment.
+        with cgroups.opened(f"doctor {os.getpid()}") as groups:
+            probed = trio.run(probe.probe, using.isolation.numbers()[0], groups)
     except ConfigurationInvalid as exc:
         for fault in exc.faults:
             print(f"capsuled: {fault}", file=sys.stderr)

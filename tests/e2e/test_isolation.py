@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from capsuled.supervisor import cgroups
 from capsuled.supervisor.modes import LAYERS
 
 from ..support.daemon import Daemon
@@ -23,6 +24,10 @@ WITHOUT = Path(__file__).parent.parent / "support" / "without.py"
 ROOT = os.getuid() == 0
 """Only root has users of their own for its capsules to lose."""
 
+with cgroups.opened(f"test {os.getpid()}") as groups:
+    GROUPS = groups.usable
+"""Whether this user can use control groups on this machine."""
+
 Calls = Sequence[tuple[str, str]]
 
 
@@ -31,6 +36,7 @@ class Degraded(Daemon):
 
     calls: Calls = ()
     believe = False
+    cgroup = True
 
     def launch(
         self, configuration: str = "", arguments: Iterable[str] = (), stderr: int = subprocess.PIPE
@@ -38,7 +44,7 @@ class Degraded(Daemon):
         (self.folder / "capsuled.toml").write_text(
             f'capsules = ["capsules"]\nruntime_dir = "rt"\nstate_dir = "st"\n{configuration}\n'
         )
-        lacking = json.dumps({"calls": self.calls, "believe": self.believe})
+        lacking = json.dumps({"calls": self.calls, "believe": self.believe, "cgroup": self.cgroup})
         command = [
             sys.executable,
             str(WITHOUT),
@@ -81,7 +87,10 @@ BY_LAYER: dict[str, Calls] = {
 }
 """The calls without which a layer cannot be held, each refused as kernels and containers do it."""
 
-ALWAYS_MISSING = {"cgroup"} if ROOT else {"cgroup", "uid"}
+ALWAYS_MISSING = {*(() if GROUPS else ("cgroup",)), *(() if ROOT else ("uid",))}
+
+BEST = "B" if ALWAYS_MISSING else "A"
+"""The best mode there can be here."""
 
 FOLLOWS = {"namespaces": {"root"}}
 """Layers that cannot be there without another one."""
@@ -155,11 +164,29 @@ def test_a_range_of_one_user(daemon: Daemon) -> None:
 
 
 def test_the_supervisor_says_what_it_can_hold(daemon: Daemon) -> None:
-    """Its status has the mode and all layers, before any capsule runs; `strict` is content with mode B."""
+    """Its status has the mode and all layers, before any capsule runs; `strict` is content with it."""
     daemon.start(configuration='[isolation]\nrequired = "strict"')
     status = daemon.get("/v1/status")
-    assert status["mode"] == "B"
+    assert status["mode"] == BEST
     assert missing(status["isolation"]) == ALWAYS_MISSING
+
+
+def test_without_control_groups(degraded: Degraded) -> None:
+    """Where none are mounted it is mode B, which says so; and `strict` is content with that."""
+    degraded.cgroup = False
+    run_one(degraded, '[isolation]\nrequired = "strict"')
+    status = degraded.get("/v1/status")
+    assert (status["mode"], missing(status["isolation"])) == ("B", ALWAYS_MISSING | {"cgroup"})
+    assert status["isolation"]["cgroup"]["why"] == "none are mounted that have memory, pids and cpu"
+    assert missing(degraded.of("one")["isolation"]) == ALWAYS_MISSING | {"cgroup"}
+
+
+def test_a_list_that_demands_control_groups(degraded: Degraded) -> None:
+    """It is refused where there are none."""
+    degraded.cgroup = False
+    status, said = degraded.refused('[isolation]\nrequired = ["cgroup"]')
+    assert (status, said.count(" is missing (")) == (1, 1)
+    assert "cgroup is missing (none are mounted" in said
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ class ReadyMade(Compiler):
     """Compiles nothing: the worker here is a script, which looks at no module."""
 
     def __init__(self) -> None:
-        super().__init__(unconfined().confinement)
+        super().__init__(unconfined().confinement, unconfined().group)
 
     async def compile(self, job: Job, on_turn: Callable[[], None] = lambda: None) -> Compiled:
         on_turn()

@@ -17,12 +17,13 @@ import trio.testing
 from capsuled.proto import blob
 from capsuled.proto.blob import Head
 from capsuled.proto.order import Confinement
-from capsuled.supervisor import probe
+from capsuled.supervisor import cgroups, probe
 from capsuled.supervisor.blobs import Compiled
 from capsuled.supervisor.compilation import BOUNDS, Bounds, Job, LoadError
 from capsuled.supervisor.compiling import COMMAND, CannotCompile, Compiler
-from capsuled.supervisor.confining import Confining, NoUserLeft
+from capsuled.supervisor.confining import Confining
 from capsuled.supervisor.spawn import SpawnError
+from capsuled.supervisor.users import NoUserLeft
 
 from ..support import mutations
 from ..support.machines import BARE, unconfined
@@ -52,7 +53,7 @@ def made(
     confine: Callable[[], AbstractContextManager[Confinement]] = UNCONFINED.confinement,
     **more: int,
 ) -> Compiler:
-    return Compiler(confine, bounds=bounds, command=command, **more)
+    return Compiler(confine, UNCONFINED.group, bounds=bounds, command=command, **more)
 
 
 def acting(code: str) -> tuple[str, ...]:
@@ -94,7 +95,8 @@ def confining() -> Confining:
 
     async def main() -> None:
         users = range(1_900_000_000, 1_900_000_004)
-        found.append(Confining(await probe.probe(users[0]), users))
+        none = cgroups.none("none")
+        found.append(Confining(await probe.probe(users[0], none), users, none))
 
     run(main)
     return found[0]

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capsuled.supervisor import modes
-from capsuled.supervisor.confining import Confining, NoUserLeft, Users
+from capsuled.supervisor import cgroups, modes
+from capsuled.supervisor.confining import Confining
+from capsuled.supervisor.users import NoUserLeft, Users
 
 from ..support.machines import probed
 
@@ -46,7 +47,7 @@ def test_one_more_than_there_are() -> None:
 
 def test_a_number_is_free_again_after_the_block() -> None:
     """Also when the block fails: the worker is gone by then, whatever happened."""
-    confining = Confining(probed(), range(1000, 1001))
+    confining = Confining(probed(), range(1000, 1001), cgroups.none("none"))
 
     def fail() -> None:
         with confining.confinement() as confinement:
@@ -60,6 +61,6 @@ def test_a_number_is_free_again_after_the_block() -> None:
 
 def test_where_there_are_no_users_of_their_own() -> None:
     """All workers are the supervisor's user, and as many run as there are."""
-    confining = Confining(probed("uid"), range(1000, 1001))
+    confining = Confining(probed("uid"), range(1000, 1001), cgroups.none("none"))
     with confining.confinement() as first, confining.confinement() as second:
         assert first == second == modes.confinement(probed("uid"), None)

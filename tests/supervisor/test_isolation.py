@@ -10,14 +10,15 @@ from dataclasses import replace
 import pytest
 
 from capsuled.supervisor import isolation
+from capsuled.supervisor.cgroups import NO_GROUP
 from capsuled.supervisor.isolation import NOT_CLONED, Expected
 from capsuled.supervisor.modes import LAYERS, Layer
 
 from ..support.machines import BARE
 
 FULL = replace(BARE, user=5000, namespaces="all", landlock=True, seccomp=True)
-EVERYTHING = Expected(os.getpid(), FULL, Layer(True, "seen before"))
-NOTHING = Expected(os.getpid(), BARE, NOT_CLONED)
+EVERYTHING = Expected(os.getpid(), FULL, Layer(True, "seen before"), NO_GROUP)
+NOTHING = Expected(os.getpid(), BARE, NOT_CLONED, NO_GROUP)
 
 
 @pytest.mark.parametrize("expected", [EVERYTHING, NOTHING])
@@ -33,7 +34,7 @@ def test_a_process_that_has_ended_has_none() -> None:
     """It cannot be seen, and that is said; it is not taken for sealed."""
     ended = subprocess.Popen([sys.executable, "-I", "-S", "-c", "pass"])
     ended.wait()
-    layers = isolation.observe(ended.pid, EVERYTHING._replace(group=ended.pid))
+    layers = isolation.observe(ended.pid, EVERYTHING._replace(session=ended.pid))
     assert not any(layer.held for layer in layers.values())
     assert all("cannot be seen" in layer.why for layer in layers.values())
 
@@ -46,7 +47,7 @@ def test_an_unsealed_process_is_not_taken_for_a_sealed_one() -> None:
         assert process.stdout is not None
         process.stdout.readline()
         layers = isolation.observe(
-            process.pid, Expected(process.pid, FULL, isolation.namespaces(process.pid))
+            process.pid, Expected(process.pid, FULL, isolation.namespaces(process.pid), NO_GROUP)
         )
         assert process.stdin is not None
         process.stdin.close()

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 import trio
 
-from capsuled.supervisor import modes, probe
-from capsuled.supervisor.modes import LAYERS, Mode
+from capsuled.supervisor import cgroups, modes, probe
+from capsuled.supervisor.modes import LAYERS, Layer, Mode
 from capsuled.supervisor.probe import CannotProbe
 
 USER = 0x7000_0000
+LIMITED = Layer(True, "limited")
 
 GOOD = {
     name: {"held": True, "why": "tried", "how": "all" if name == "namespaces" else ""}
@@ -22,10 +24,18 @@ GOOD = {
 
 def test_an_answer() -> None:
     """Layer by layer, with the kind of namespaces."""
-    found = probe.read(json.dumps(GOOD).encode(), "")
+    found = probe.read(json.dumps(GOOD).encode(), "", LIMITED)
     assert found.namespaces == "all"
     assert tuple(found.layers) == LAYERS
+    assert all(map(found.held, LAYERS))
+    assert modes.mode(found) is Mode.A
+
+
+def test_a_control_group_that_cannot_be_used() -> None:
+    """What was seen of it is the layer, and its reason is kept."""
+    found = probe.read(json.dumps(GOOD).encode(), "", Layer(False, "read-only"))
     assert [name for name in LAYERS if not found.held(name)] == ["cgroup"]
+    assert found.layers["cgroup"].why == "read-only"
     assert modes.mode(found) is Mode.B
 
 
@@ -34,7 +44,7 @@ def test_a_layer_that_was_not_tried(missing: str) -> None:
     """An answer without a layer is no answer: nothing is taken for held, or for missing, that nobody tried."""
     left = {name: value for name, value in GOOD.items() if name != missing}
     with pytest.raises(CannotProbe, match=r"ended with status 3"):
-        probe.read(json.dumps(left).encode(), "it ended with status 3")
+        probe.read(json.dumps(left).encode(), "it ended with status 3", LIMITED)
 
 
 @pytest.mark.parametrize(
@@ -43,12 +53,14 @@ def test_a_layer_that_was_not_tried(missing: str) -> None:
 def test_no_answer(said: bytes) -> None:
     """Whatever else it says, or nothing, the sentence says how it ended."""
     with pytest.raises(CannotProbe, match="has not answered: it ended with status 1"):
-        probe.read(said, "it ended with status 1")
+        probe.read(said, "it ended with status 1", LIMITED)
 
 
 def test_this_machine() -> None:
     """The real one answers, and what cannot be missing on a kernel that runs this is there."""
-    found = trio.run(probe.probe, USER)
+    with cgroups.opened(f"test {os.getpid()}") as groups:
+        found = trio.run(probe.probe, USER, groups)
+    assert found.held("cgroup") == groups.usable
     assert found.held("no_new_privs")
     assert found.held("rlimits")
     assert all(found.layers[name].why for name in LAYERS)

@@ -71,7 +71,7 @@ class Stage:
         self._around = Surroundings(
             nursery,
             self.bus,
-            Compiler(unconfined().confinement),
+            Compiler(unconfined().confinement, unconfined().group),
             Path("/none"),
             Path("/none"),
             lambda: 1,

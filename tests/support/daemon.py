@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
+from capsuled.supervisor import cgroups
 from capsuled.supervisor.commands.client import Answer, Ask, CannotAsk, Client, capsule_path
 
 DEADLINE = 30.0
@@ -87,6 +88,8 @@ class Daemon:
         self.client = Client(str(self.socket))
         self.process: subprocess.Popen[bytes] | None = None
         self.descendants = Watched(())
+        self._ended = False
+        """The supervisor has ended by itself: nothing may be left."""
 
     # ── what it supervises ───────────────────────────────────────────────────────────────────────
 
@@ -315,20 +318,29 @@ class Daemon:
         """Wait for the end of a supervisor that something else has told to end; returns its exit status."""
         assert self.process is not None
         try:
-            return self.process.wait(timeout)
+            status = self.process.wait(timeout)
+            self._ended = status != -signal.SIGKILL
+            return status
         finally:
             self.process = None
             self._drain.wait(timeout)
 
-    def left(self, timeout: float = 2.0) -> list[int]:
-        """Descendants of the supervisor that was stopped last which are still there after `timeout` seconds."""
-        return self.descendants.left(timeout)
+    def left(self, timeout: float = 2.0) -> list[int | Path]:
+        """Descendants of the supervisor that was stopped last which are still there after `timeout` seconds; and its
+        control groups, unless it was killed: they are empty then, and go with the next start."""
+        return [*self.descendants.left(timeout), *(self.groups() if self._ended else ())]
+
+    def groups(self) -> list[Path]:
+        """Its control groups that are there."""
+        return [folder for each in cgroups.possible(os.fspath(self.runtime)) for folder in each.folders()]
 
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.stop(signal.SIGKILL)
         self.descendants.left(2.0)
         self.descendants.kill()
+        with cgroups.opened(os.fspath(self.runtime)):
+            pass  # as the next start would
 
 
 def called(messages: Iterable[str]) -> Iterator[Called]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from capsuled.proto.order import Confinement, Namespaces
+from capsuled.supervisor import cgroups
 from capsuled.supervisor.confining import Confining
 from capsuled.supervisor.modes import LAYERS, Layer, Probed
 
@@ -19,4 +20,4 @@ def probed(*missing: str, namespaces: Namespaces = "all") -> Probed:
 
 def unconfined() -> Confining:
     """For processes that are no workers, and would seal themselves in vain."""
-    return Confining(probed(*LAYERS, namespaces="none"), range(1000, 1001))
+    return Confining(probed(*LAYERS, namespaces="none"), range(1000, 1001), cgroups.none("none"))

@@ -1,9 +1,9 @@
 """A program: `capsuled` on a machine that lacks something.
 
-The first argument is JSON: `{"calls": [[call, errno name], ...], "believe": false}`; the rest is the command line of
-`capsuled`. Each call is refused with that errno for this process and all that it starts, by a seccomp filter:
-CLONE_NEW is clone(2) with a namespace, and NO_NEW_PRIVS that option of prctl(2). With `believe` the supervisor does not
-find out: it believes that all layers can be held.
+The first argument is JSON: `{"calls": [[call, errno name], ...], "believe": false, "cgroup": true}`; the rest is the
+command line of `capsuled`. Each call is refused with that errno for this process and all that it starts, by a seccomp
+filter: CLONE_NEW is clone(2) with a namespace, and NO_NEW_PRIVS that option of prctl(2). With `believe` the supervisor
+does not find out: it believes that all layers can be held. Without `cgroup` no control groups are mounted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from collections.abc import Sequence
 from capsuled.sandbox import kernel, seccomp
 from capsuled.sandbox.seccomp import Action, Check, Rule
 from capsuled.sandbox.syscalls import Machine
-from capsuled.supervisor import probe
+from capsuled.supervisor import cgroup_layout, probe
+from capsuled.supervisor.cgroup_layout import Tree
+from capsuled.supervisor.cgroups import Groups
 from capsuled.supervisor.commands import capsuled
 from capsuled.supervisor.modes import LAYERS, Layer, Probed
 
@@ -42,15 +44,22 @@ def rule(call: str, errno: str) -> Rule:
     return Rule(call, action)
 
 
-async def all_held(user: int) -> Probed:
+async def all_held(user: int, groups: Groups) -> Probed:
     """What the probe says of a machine that lacks nothing."""
     return Probed({name: Layer(True, "believed") for name in LAYERS}, "all")
+
+
+def no_trees(mountinfo: str, own: str) -> list[tuple[Tree, ...]]:
+    """What there is where none are mounted."""
+    return []
 
 
 def main(argv: Sequence[str]) -> int:
     given = json.loads(argv[0])
     if given["believe"]:
         probe.probe = all_held
+    if not given.get("cgroup", True):
+        cgroup_layout.trees = no_trees
     rules = [rule(*each) for each in given["calls"]]
     program = seccomp.program(rules, WiderMachine(*kernel.machine()), Action.ALLOW)
     kernel.set_no_new_privileges()  # or only root could put a filter on

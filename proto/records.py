@@ -37,6 +37,15 @@ MAX_RECORDS = 256
 """Most records in a frame from a worker: far more than an honest one puts into it. A frame of the size that a
 large payload may have would hold a quarter of a million, and keep the backbone from everybody else for seconds."""
 
+MAX_REQUESTS = 16
+"""Requests of one capsule that may wait for their answers at once."""
+
+HISTORY_MESSAGES = 4096
+"""Deliveries that a capsule can name as a cause: at least its last this many."""
+
+AGAIN = (1 << 64) - 1
+"""No epoch: what was said to a backbone that may not have heard it."""
+
 MAX_LOST = 512
 """Lost requests in one record: each is looked up."""
 
@@ -72,7 +81,7 @@ class UpKind(IntEnum):
     SUBSCRIBE = 2
     """text pattern, a handle."""
     UNSUBSCRIBE = 3
-    """a handle."""
+    """a handle, b the epoch that it is said in, or `AGAIN`: it may have been heard already."""
     HELLO = 4
     """Answers HELLO. b count of publishes so far."""
     BYE = 5
@@ -84,8 +93,10 @@ class UpKind(IntEnum):
     DECLINE = 8
     """Refuses a request. b its global sequence number, text the sentence why."""
     LOST = 9
-    """Requests that came and that the guest will never read. body their global sequence numbers, 8 bytes each, at
-    most `MAX_LOST` of them."""
+    """Requests that came and that the guest will never answer. body their global sequence numbers, 8 bytes each, 1 to
+    `MAX_LOST` of them. One record in a frame."""
+    GIVE_UP = 10
+    """Nobody waits any more for the answer to a request. a the handle of the answer."""
 
 
 class DownKind(IntEnum):

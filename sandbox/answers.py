@@ -9,10 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from capsuled.proto import envelopes
+from capsuled.proto.records import MAX_REQUESTS
 from capsuled.proto.refusals import Errno, Refusal
-
-MAX_WAITING = 16
-"""Requests that may wait at once: the backbone gives the oldest up beyond it, so a worker does not ask."""
 
 
 @dataclass
@@ -48,8 +46,9 @@ class Answers:
 
     def check_room(self) -> None:
         """Raise `Refusal` when no other request may be made now."""
-        if len(self.waiting) >= MAX_WAITING:
-            raise Refusal(Errno.MFILE, f"{MAX_WAITING} requests wait already: receive their answers first")
+        if len(self.waiting) >= MAX_REQUESTS:
+            # The backbone would give the oldest of them up.
+            raise Refusal(Errno.MFILE, f"{MAX_REQUESTS} requests wait already: receive their answers first")
 
     def answer(self, handle: int, seq: int, encoded: bytes) -> bool:
         """An answer has come; False when nobody waits for it any more."""

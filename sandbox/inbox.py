@@ -12,7 +12,7 @@ from collections.abc import Container, Iterable
 from capsuled.proto import envelopes, payloads, topics
 from capsuled.proto.ledger import MAX_SUBSCRIPTIONS
 from capsuled.proto.order import Interceptor
-from capsuled.proto.records import EPOCH_SHIFT, Down
+from capsuled.proto.records import EPOCH_SHIFT, HISTORY_MESSAGES, Down
 from capsuled.proto.refusals import Errno, Refusal
 from capsuled.proto.subscriptions import Subscriptions
 from capsuled.proto.topics import Segments
@@ -23,9 +23,6 @@ MAX_HANDLE = 0x7FFF_FFFF
 
 MAX_TOPICS = 1024
 """Topics whose subscriptions are remembered; a publisher of ever new topics costs a look-up each."""
-
-HISTORY_MESSAGES = 4096
-"""Deliveries that the guest can name as a cause: the backbone remembers as many of what it sent."""
 
 
 class ClosedCounts:
@@ -251,15 +248,15 @@ class Inbox:
         subscriptions = self._by_topic.get(topic)
         if subscriptions is None:
             subscriptions = self._match(topic)
+        if only:
+            subscriptions = tuple(each for each in subscriptions if each.handle == only)
         if seq >> EPOCH_SHIFT != self.epoch:
             # Sent by a backbone that is gone, read after its successor's greeting: nobody can say any more who its
             # origin was. It counts as lost on the way.
             for subscription in subscriptions:
-                if seq > subscription.since:
+                if seq > subscription.since_before:
                     subscription.lagged_unread += 1
             return
-        if only:
-            subscriptions = tuple(each for each in subscriptions if each.handle == only)
         self.received += 1
         try:
             # The backbone does not look into payloads, and their publisher's worker may have been taken over. What

@@ -43,8 +43,7 @@ BYE_SECONDS = 1.0
 """How long an orderly exit waits until the backbone has all that was published. Without it the tail is lost."""
 
 LOST_SECONDS = 0.01
-"""At least so long between two reports of lost requests. Each costs this capsule a message of its rate, and a flood
-of requests, which is others' doing, must not use that up."""
+"""At least so long between two reports of lost requests, unless a whole record of them waits."""
 
 MAX_TOPICS = 1024
 """Topics that are remembered as granted."""
@@ -170,7 +169,9 @@ class Ipc:
 
     def flush_due(self) -> None:
         """Send what has been held back for its time. For calls that have nothing else to do with messages."""
-        if self._outgoing.bytes and time.monotonic() - self._last_flush >= FLUSH_SECONDS:
+        if (
+            self._outgoing.bytes or self._inbox.lost_requests
+        ) and time.monotonic() - self._last_flush >= FLUSH_SECONDS:
             self._flush()
 
     # ── subscriptions ────────────────────────────────────────────────────────────────────────────
@@ -209,6 +210,7 @@ class Ipc:
     def unsubscribe(self, handle: int) -> None:
         if handle in self._answers:
             self._answers.forget(handle)
+            self._give_up(handle)
             return
         self._close(handle)
         self._flush()
@@ -334,7 +336,7 @@ class Ipc:
                 continue
             self.settle()
             self.before_wait()
-            if self._inbox.lost_requests:
+            if self._inbox.lost_requests and not self._outgoing.bytes:
                 left = LOST_SECONDS if left is None else min(left, LOST_SECONDS)
             self._page.slots[Total.WAITING] = 1
             self._poll.poll(None if left is None else left * 1000)
@@ -365,6 +367,8 @@ class Ipc:
                 more = False
                 break
             self._read(frame)
+            if len(self._inbox.lost_requests) >= records.MAX_LOST:
+                self._report_losses()
         if self._inbox.lost_requests and self._report_losses():
             return True
         # What waits may have room now, and the last receive may have eaten the news of it.
@@ -372,18 +376,28 @@ class Ipc:
 
     def _report_losses(self) -> bool:
         """Tell of requests that the guest will never answer, so that their senders need not wait. False when it is
-        too early, or there is no room."""
+        too early, or something else has to be sent before: so that there is one such record in a frame."""
         lost, now = self._inbox.lost_requests, time.monotonic()
-        if now < self._next_report or not self._outgoing.has_room(records.UP.size + 8 * records.MAX_LOST):
+        if self._outgoing.bytes or (now < self._next_report and len(lost) < records.MAX_LOST):
             return False
         self._next_report = now + LOST_SECONDS
         count = min(len(lost), records.MAX_LOST)
         numbers = b"".join(lost.popleft().to_bytes(8, "big") for _ in range(count))
         self._outgoing.control(records.up(UpKind.LOST, body=numbers))
-        self._flush()
+        self._send()
         return True
 
+    def _give_up(self, handle: int) -> None:
+        """Nobody will ask for that answer: or the backbone would keep a place for it."""
+        self._outgoing.control(records.up(UpKind.GIVE_UP, a=handle))
+        self._flush()
+
     def _flush(self) -> None:
+        self._send()
+        if self._inbox.lost_requests:
+            self._report_losses()
+
+    def _send(self) -> None:
         outgoing = self._outgoing
         if outgoing.bytes:
             self._last_flush = time.monotonic()
@@ -441,17 +455,22 @@ class Ipc:
         for each in self._inbox.unacknowledged():
             self._outgoing.control_first(records.up(UpKind.SUBSCRIBE, each.text.encode(), a=each.handle))
         for handle in closing:
-            self._outgoing.control_first(records.up(UpKind.UNSUBSCRIBE, a=handle))
+            self._outgoing.control_first(records.up(UpKind.UNSUBSCRIBE, a=handle, b=records.AGAIN))
         self._outgoing.control_first(records.up(UpKind.HELLO, b=self._outgoing.sent))
         self._flush()
 
     def _close(self, handle: int) -> None:
         self._inbox.close(handle)
-        self._outgoing.control(records.up(UpKind.UNSUBSCRIBE, a=handle))
+        self._outgoing.control(records.up(UpKind.UNSUBSCRIBE, a=handle, b=self._inbox.epoch))
 
     def _take_answer(self, handle: int, cap: int) -> bytes:
         seq = self._answers.waiting[handle].seq
-        envelope = self._answers.take(handle, cap, time.monotonic())
+        try:
+            envelope = self._answers.take(handle, cap, time.monotonic())
+        except Refusal as exc:
+            if exc.errno is Errno.TIMEDOUT:
+                self._give_up(handle)
+            raise
         if handle not in self._answers:
             self._inbox.delivered(seq)
         return envelope

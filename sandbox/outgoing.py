@@ -33,27 +33,11 @@ class Outgoing:
 
     def publish(self, record: bytes) -> bool:
         """Add a publish. True when a frame is full, and ought to be sent now."""
-        size = len(record)
-        self.bytes += size
-        if size > records.ALONE_BYTES:
-            self._close()
-            self._frames.append((record, 1))
-            return True
-        self._open.append(record)
-        self._open_bytes += size
-        self._open_publishes += 1
-        if len(self._open) >= records.COALESCE_RECORDS or self._open_bytes >= records.COALESCE_BYTES:
-            self._close()
-            return True
-        return False
+        return self._add(record, 1)
 
     def control(self, record: bytes) -> None:
-        """Add a control record behind all that waits."""
-        self.bytes += len(record)
-        self._open.append(record)
-        self._open_bytes += len(record)
-        if len(self._open) >= records.COALESCE_RECORDS:
-            self._close()
+        """Add what is no publish behind all that waits."""
+        self._add(record, 0)
 
     def control_first(self, record: bytes) -> None:
         """Add a control record before all that waits: an answer to HELLO tells the count of what follows it."""
@@ -73,6 +57,21 @@ class Outgoing:
         frame, publishes = self._frames.popleft()
         self.bytes -= len(frame)
         self.sent += publishes
+
+    def _add(self, record: bytes, publishes: int) -> bool:
+        size = len(record)
+        self.bytes += size
+        if size > records.ALONE_BYTES:
+            self._close()
+            self._frames.append((record, publishes))
+            return True
+        self._open.append(record)
+        self._open_bytes += size
+        self._open_publishes += publishes
+        if len(self._open) >= records.COALESCE_RECORDS or self._open_bytes >= records.COALESCE_BYTES:
+            self._close()
+            return True
+        return False
 
     def _close(self) -> None:
         if self._open:

@@ -27,7 +27,7 @@ class Message(NamedTuple):
 
 
 class Subscription:
-    """See the module's docstring. `lagged` and `dropped` are since the guest's last call, the rest in all."""
+    """See the module's docstring. What is `unread` is since the guest's last call, all other counts of the epoch."""
 
     __slots__ = (
         "bytes",
@@ -48,6 +48,7 @@ class Subscription:
         "row",
         "runtime_owned",
         "since",
+        "since_before",
         "text",
     )
 
@@ -74,6 +75,8 @@ class Subscription:
         self.max_bytes = max_bytes
         self.since = NOT_YET
         """Messages with a sequence number up to this one came before it."""
+        self.since_before = NOT_YET
+        """The same in the last epoch, some of whose messages may be on their way still."""
         self.closed = False
         """Ended by the guest; it still counts what was on its way until the backbone has heard of it."""
         self.queue: deque[Message] = deque()
@@ -120,6 +123,7 @@ class Subscription:
 
     def begin_epoch(self) -> None:
         """Count anew; what is queued is carried over."""
+        self.since_before = self.since
         self.carried = len(self.queue)
         self.received = self.delivered = self.dropped = self.lagged_in_epoch = 0
 

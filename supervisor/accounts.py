@@ -37,7 +37,7 @@ class Account:
     refused_by_backbone: Counter[str] = field(default_factory=Counter[str])
     """An honest worker leaves this empty."""
     conversations: Counter[str] = field(default_factory=Counter[str])
-    """Requests of its own: requests = answered + failed + waiting; and answers of its own that came too late."""
+    """Requests of its own: requests = answered + failed + waiting; and what it said of what was over already."""
     routed: int = 0
     """What the backbone passed on."""
     lost_on_the_way: int = 0
@@ -90,7 +90,6 @@ class Accounts:
 
     def document(
         self,
-        epoch: int,
         claims: Mapping[str, tuple[int, Claims | None]],
         figures: BusFigures,
         names: list[str],
@@ -108,7 +107,7 @@ class Accounts:
                 account.add(claimed, member)
                 if member is not None:
                     depth = member["queued"]
-                    sheet = balance.sheet(name, cast("balance.Figures", member), epoch, claimed)
+                    sheet = balance.sheet(name, cast("balance.Figures", member), figures.epoch, claimed)
                     sheets.append(sheet)
                     lines += sheet.lines
             if any(account.ended.values()):
@@ -120,7 +119,7 @@ class Accounts:
                 self._remember(fault)
         return {
             "balanced": balance.balanced(sheets) and not self._faults,
-            "epoch": epoch,
+            "epoch": figures.epoch,
             "capsules": capsules,
             "subscriptions": [line.shape() for line in lines],
             "faults": list(self._faults),

@@ -27,12 +27,13 @@ from capsuled.supervisor.spawn import SpawnError
 LOG = logging.getLogger("capsuled.backbone")
 
 Figures = Mapping[str, Any]
-"""The backbone's side of a member's ledger, as `backbone.router` makes it."""
+"""The backbone's side of a member's ledger: `backbone.figures`, as it comes over the channel."""
 
 
 class BusFigures(NamedTuple):
     """What the backbone says of everything at one moment."""
 
+    epoch: int
     members: Mapping[int, Figures]
     """By index."""
     retained: Mapping[str, Mapping[str, int]]
@@ -64,7 +65,7 @@ class BusDown(Exception):
 
 
 class Bus:
-    """See the module's docstring. Everything but `run`, `detach` and `figures` answers at once."""
+    """See the module's docstring. What is not `async` answers at once."""
 
     def __init__(self, total_queue_bytes: int, largest_payload: int, spine: str = "") -> None:
         """`spine` is the folder of the spine's sockets; empty: there is none."""
@@ -116,7 +117,7 @@ class Bus:
         """What the ledger says at the backbone. Raises `BusDown`."""
         answer = await self._answer("figures", self._ask({"op": "figures"}))
         members = {figures["index"]: figures for figures in answer["members"]}
-        return BusFigures(members, answer["retained"], answer["spine"])
+        return BusFigures(answer["epoch"], members, answer["retained"], answer["spine"])
 
     # ── the operator's and the supervisor's own messages ─────────────────────────────────────────
 

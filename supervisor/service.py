@@ -183,7 +183,7 @@ class Service:
             instance = self._capsules[name].instance
             if instance is None or instance.index != index:
                 del claims[name]
-        document = self._accounts.document(self._bus.epoch, claims, figures, sorted(self._capsules))
+        document = self._accounts.document(claims, figures, sorted(self._capsules))
         return {**document, "spine": {**figures.spine, "unpublished": self._bus.unpublished}}
 
     async def publish(self, topic: str, payload: bytes) -> int:

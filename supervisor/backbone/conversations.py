@@ -27,16 +27,17 @@ SEQ = Struct(">Q")
 """A global sequence number, as it stands in a record of lost requests."""
 
 LOOKED_UP = 16
-"""Lost requests that are looked up for what one message costs its sender."""
+"""Numbers of no request that are looked up for what one message costs their sender. Those of requests cost him nothing:
+he has not asked for them, and each was paid for by who sent it."""
 
-Router = Callable[[Member, bytes], "Route | Errno"]
+RouteOf = Callable[[Member, bytes], "Route | Errno"]
 """The route of a topic for its publisher, or why there is none; a refusal has been counted."""
 
 
 class Conversations:
     """All requests of one epoch."""
 
-    def __init__(self, delivery: Delivery, notes: Notes, route_of: Router) -> None:
+    def __init__(self, delivery: Delivery, notes: Notes, route_of: RouteOf) -> None:
         self._delivery = delivery
         self._notes = notes
         self._route_of = route_of
@@ -50,8 +51,7 @@ class Conversations:
     def take(
         self, member: Member, kind: int, text: bytes, a: int, b: int, payload: bytes, now_ms: int
     ) -> int:
-        """Do what one record of a conversation asks for. Returns how many messages it was worth, beside
-        the one that it is.
+        """Do what one record of a conversation asks for. Returns how many messages it was worth.
 
         Raises `RecordError` for a kind that there is not, and for one that is not as its kind is.
         """
@@ -63,9 +63,11 @@ class Conversations:
             self._decline(member, b, text)
         elif kind == UpKind.LOST:
             return self._lost_by(member, payload)
+        elif kind == UpKind.GIVE_UP:
+            return self._give_up(member, a)
         else:
             raise RecordError(f"there is no kind {kind} of record from a worker")
-        return 0
+        return 1
 
     def waiting(self, member: Member) -> int:
         """How many requests of a member wait for their answer."""
@@ -78,13 +80,13 @@ class Conversations:
 
     def lost(self, outbox: Outbox) -> None:
         """Requests were lost in an outbox: tell those who wait for an answer that no other member can give."""
-        lost, outbox.lost_requests = outbox.lost_requests, []
+        lost, outbox.lost_requests = outbox.lost_requests, {}
         for seq in lost:
             failure = self._requests.lost(seq, outbox.member)
             if failure is not None:
                 self._fail(failure)
 
-    # ── the four records ────────────────────────────────────────────────────────────────────────
+    # ── the five records ────────────────────────────────────────────────────────────────────────
 
     def _request(
         self, member: Member, topic: bytes, handle: int, cause: int, payload: bytes, now_ms: int
@@ -158,18 +160,26 @@ class Conversations:
             self._fail(Failure(request.asker, request.handle, Errno.CONNREFUSED, text))
 
     def _lost_by(self, member: Member, numbers: bytes) -> int:
-        """A worker has lost requests: as if they had been lost in its outbox. Returns what that was worth, in messages
-        beside the one that it is."""
-        if len(numbers) % SEQ.size or len(numbers) > records.MAX_LOST * SEQ.size:
-            what = f"has {len(numbers)} bytes: {SEQ.size} for each, and {records.MAX_LOST} of them at most"
+        """A worker has lost requests: as if they had been lost in its outbox. Returns what that was worth."""
+        if len(numbers) % SEQ.size or not 0 < len(numbers) <= records.MAX_LOST * SEQ.size:
+            what = f"has {len(numbers)} bytes: {SEQ.size} for each, 1 to {records.MAX_LOST} of them"
             raise RecordError(f"a record of lost requests {what}")
-        index = member.admission.index
+        index, idle = member.admission.index, 0
         for (seq,) in SEQ.iter_unpack(numbers):
             if self._ends(member, seq):
                 failure = self._requests.lost(seq, index)
                 if failure is not None:
                     self._fail(failure)
-        return len(numbers) // (SEQ.size * LOOKED_UP)
+            else:
+                idle += 1
+        return -(-idle // LOOKED_UP)
+
+    def _give_up(self, member: Member, handle: int) -> int:
+        """The asker's time is over, or its guest does not want the answer. Returns what that was worth."""
+        if not self._requests.give_up(member.admission.index, handle):
+            return 1
+        member.failed += 1
+        return 0
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────
 

@@ -47,7 +47,7 @@ class Figures(TypedDict):
     failed: int
     waiting: int
     late: int
-    """Answers that it gave when the request was over already."""
+    """Answers and losses of requests that were over, and ends of subscriptions that there were no more."""
     subscriptions: list[SubscriptionFigures]
 
 

@@ -107,7 +107,7 @@ class Loop:
         member = edge.member
         taken = 0
         for _ in range(FRAMES_PER_TURN):
-            edge.deaf = self._router.deaf(member)
+            edge.deaf = member.outbox.deaf()
             if edge.resting:
                 self._settle(edge)
                 return
@@ -190,7 +190,7 @@ class Loop:
             if not edge.send(frame):
                 edge.pending = frame
                 self._look(edge)
-        if edge.deaf and not self._router.deaf(edge.member):
+        if edge.deaf and not edge.member.outbox.deaf():
             edge.deaf = False
             self._ready[edge] = None
 
@@ -312,7 +312,6 @@ class Loop:
                 "op": "figures",
                 "request": request,
                 "epoch": self._settings.epoch,
-                "seq": self._router.seq,
                 "members": self._router.all_figures(),
                 "retained": self._router.notes.shelves.figures(),
                 "spine": self._display.figures(),

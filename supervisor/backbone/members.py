@@ -127,7 +127,8 @@ class Member:
     answered: int = 0
     failed: int = 0
     late: int = 0
-    """Answers that it gave, and losses that it told of, when the request was over already."""
+    """What it said too late: answers to requests that were over, losses of such, ends of subscriptions that there
+    were no more."""
     table_changed: bool = False
     """Whether its subscriptions differ from what the supervisor was last told."""
 

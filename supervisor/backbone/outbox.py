@@ -12,12 +12,10 @@ from collections.abc import Container
 from typing import TYPE_CHECKING, NamedTuple
 
 from capsuled.proto import records
+from capsuled.proto.records import HISTORY_MESSAGES
 
 if TYPE_CHECKING:
     from capsuled.supervisor.backbone.members import Route, Subscription
-
-HISTORY_MESSAGES = 4096
-"""Deliveries that a capsule can name as a cause: at least its last this many."""
 
 ANSWERS = 64
 """Answers to its requests that a capsule can name as a cause; they overtake what waits, and so are kept apart."""
@@ -94,8 +92,8 @@ class Outbox:
         self.history_size = 0
         self.answers: deque[Stamp] = deque(maxlen=ANSWERS)
         self.requests = requests
-        self.lost_requests: list[int] = []
-        """Requests that were lost here and whose senders have not been told yet."""
+        self.lost_requests: dict[int, None] = {}
+        """Requests that were lost here and whose senders have not been told yet, in order."""
 
     def overflow(self) -> None:
         """Lose the oldest until the bounds hold again. One message always fits, however large."""
@@ -109,7 +107,7 @@ class Outbox:
         self.bytes -= len(record)
         self.lost += 1
         if stamp.seq in self.requests:
-            self.lost_requests.append(stamp.seq)
+            self.lost_requests[stamp.seq] = None
         for subscription in stamp.route.subscriptions[self.member]:
             subscription.lagged += 1
             self.lagging[subscription] = None
@@ -180,9 +178,11 @@ class Outbox:
                 if not group:
                     orphaned.add(route)
         if orphaned:
-            self.lost_requests += [
-                stamp.seq for _, stamp in self.items if stamp.route in orphaned and stamp.seq in self.requests
-            ]
+            self.lost_requests.update(
+                (stamp.seq, None)
+                for _, stamp in self.items
+                if stamp.route in orphaned and stamp.seq in self.requests
+            )
             self.items = deque(item for item in self.items if item[1].route not in orphaned)
             self.bytes = sum(len(record) for record, _ in self.items)
         return waiting

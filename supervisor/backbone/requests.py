@@ -11,15 +11,13 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from capsuled.proto.records import MAX_REQUESTS
 from capsuled.proto.refusals import Errno
 from capsuled.supervisor.backbone.outbox import Stamp
 
-MAX_PENDING = 16
-"""Requests of one capsule that may wait. Over it the oldest is given up: an honest worker asks no more."""
-
 MAX_OVER = 4096
-"""Requests that are remembered after their end, so that an honest answer which comes too late is told from one to
-a request that never was."""
+"""Requests that are remembered after their end, so that an answer which comes too late is told from one to a request
+that was another's."""
 
 
 @dataclass
@@ -52,15 +50,27 @@ class Requests:
     _of_asker: dict[int, list[int]] = field(default_factory=dict[int, list[int]])
     _over: OrderedDict[int, set[int]] = field(default_factory=OrderedDict[int, set[int]])
     """Requests that have ended, and whose answers would be late."""
+    _forgotten: int = 0
+    """The highest number of one that has ended and is not remembered: up to here nobody can be told to be wrong."""
 
     def open(self, seq: int, request: Pending) -> Failure | None:
         """Note a request. Returns the failure of the asker's oldest where it has too many."""
         self.pending[seq] = request
         waiting = self._of_asker.setdefault(request.asker, [])
         waiting.append(seq)
-        if len(waiting) <= MAX_PENDING:
+        if len(waiting) <= MAX_REQUESTS:
             return None
-        return _failure(self._end(waiting[0]), f"was given up for newer ones: {MAX_PENDING} may wait at once")
+        return _failure(
+            self._end(waiting[0]), f"was given up for newer ones: {MAX_REQUESTS} may wait at once"
+        )
+
+    def give_up(self, asker: int, handle: int) -> bool:
+        """The asker waits no more. False when it has no such request that waits, as after an answer on its way."""
+        for seq in self._of_asker.get(asker, ()):
+            if self.pending[seq].handle == handle:
+                self._end(seq)
+                return True
+        return False
 
     def waiting(self, asker: int) -> int:
         """How many requests of a member wait."""
@@ -79,17 +89,19 @@ class Requests:
         return found is not None and responder in found.responders
 
     def late(self, seq: int, responder: int) -> bool:
-        """Whether `responder` had that request, which is over by now. It is told so once."""
+        """Whether `responder` had that request, which is over by now: once for each, as long as that is remembered."""
         responders = self._over.get(seq)
-        if responders is None or responder not in responders:
+        if responders is None:
+            return seq <= self._forgotten
+        if responder not in responders:
             return False
         responders.discard(responder)
         return True
 
     def lost(self, seq: int, responder: int) -> Failure | None:
-        """A copy was lost before the guest of `responder` got it."""
+        """`responder` will not answer: the copy for its guest is lost."""
         return self._without(
-            seq, responder, "was lost before it was delivered: its receiver's queue is full, or has ended"
+            seq, responder, "will not be answered: its receiver has lost it, or has closed its handle"
         )
 
     def ended(self, index: int) -> list[Failure]:
@@ -113,7 +125,8 @@ class Requests:
         self._of_asker[found.asker].remove(seq)
         self._over[seq] = found.responders
         if len(self._over) > MAX_OVER:
-            self._over.popitem(last=False)
+            forgotten, _ = self._over.popitem(last=False)
+            self._forgotten = max(self._forgotten, forgotten)
         return found
 
 

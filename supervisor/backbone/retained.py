@@ -1,8 +1,8 @@
 """Retained messages: the last one of each topic that a manifest declares, kept for those who subscribe later.
 
-They belong to the capsule's name and outlive its instances, so that a value which was said once is there although
-its sayer has ended. They are bounded for each capsule, the topic that was silent for longest goes first, and that
-is counted.
+They belong to the capsule's name and outlive its instances, but not the backbone, so that a value which was said once
+is there although its sayer has ended. They are bounded for each capsule, the topic that was silent for longest goes
+first, and that is counted.
 """
 
 from __future__ import annotations

@@ -38,6 +38,7 @@ _STAMPS = records.DOWN.size - records.UP.size
 
 _PUBLISH = int(UpKind.PUBLISH)
 _REQUEST = int(UpKind.REQUEST)
+_LOST = int(UpKind.LOST)
 _MESSAGE = int(DownKind.MESSAGE)
 
 LOOKED_THROUGH, HANDED_OVER, HANDED_OVER_BYTES = 512, 16, 64 * 1024
@@ -129,12 +130,12 @@ class Router(Delivery):
         position, end, head = 0, len(frame), records.UP.size
         unpack, pack = records.UP.unpack_from, records.DOWN.pack
         routes, max_payload = member.routes, member.admission.max_payload
-        size = publishes = controls = asked = dear_controls = dear_asked = 0
+        size = publishes = controls = others = dear = worth = losses = 0
         try:
             while position < end:
                 if end - position < head:
                     raise RecordError(f"{end - position} bytes at {position} are too few for a record's head")
-                if publishes + controls + asked == records.MAX_RECORDS:
+                if publishes + controls + others == records.MAX_RECORDS:
                     raise RecordError(f"more than {records.MAX_RECORDS} records in a frame of {end} bytes")
                 length, kind, text_length, a, b = unpack(frame, position)
                 text_at = position + head
@@ -150,12 +151,18 @@ class Router(Delivery):
                     text = frame[text_at:body_at]
                     if kind < _REQUEST:
                         controls += 1
-                        dear_controls += self._control(member, kind, text, a, b, member.received + publishes)
-                    else:  # as dear as a publish at least, but not counted by its worker
+                        dear += self._control(member, kind, text, a, b, member.received + publishes)
+                        continue
+                    # As dear as a publish where nothing else is said, but not counted by its worker.
+                    others += 1
+                    if kind == _LOST:
+                        losses += 1
+                        if losses > 1:
+                            raise RecordError("more than one record of lost requests in a frame")
+                    else:
                         size += stop - body_at
-                        asked += 1
-                        body = frame[body_at:stop]
-                        dear_asked += self._conversations.take(member, kind, text, a, b, body, now_ms)
+                    body = frame[body_at:stop]
+                    worth += self._conversations.take(member, kind, text, a, b, body, now_ms)
                     continue
                 size += stop - body_at
                 publishes += 1
@@ -201,15 +208,18 @@ class Router(Delivery):
                     if not outbox.dirty:
                         outbox.dirty = True
                         self.flush.append(outbox)
+        except RecordError:
+            worth += 1
+            raise
         finally:
             # What was refused is charged too: an honest worker refuses it itself, and reading it is work. For the
             # same reason a frame without a publish costs a control record at least, an empty one as well.
             member.received += publishes
-            member.bucket.charge(size, publishes + asked + dear_asked, now)
-            member.control_bucket.charge(0, controls + dear_controls or not (publishes or asked), now)
+            member.bucket.charge(size, publishes + worth, now)
+            member.control_bucket.charge(0, controls + dear or not (publishes or others), now)
             if member.table_changed:
                 self._tell_table(member)
-        return publishes + controls + asked
+        return publishes + controls + others
 
     def inject(self, name: str, topic: bytes, payload: bytes, now_ms: int) -> int:
         """Route a message of somebody who is no capsule: the supervisor itself, or the operator.
@@ -251,11 +261,6 @@ class Router(Delivery):
             if len(fullest.items) <= 1:
                 waiting.remove(fullest)
 
-    @staticmethod
-    def deaf(member: Member) -> bool:
-        """Whether so many answers wait that the member must not be read until it has taken some."""
-        return member.outbox.deaf()
-
     # ── figures go out ───────────────────────────────────────────────────────────────────────────
 
     def figures(self, member: Member) -> Figures:
@@ -280,7 +285,7 @@ class Router(Delivery):
         if kind == UpKind.SUBSCRIBE:
             return self._subscribe(member, a, text)
         if kind == UpKind.UNSUBSCRIBE:
-            self._unsubscribe(member, a)
+            self._unsubscribe(member, a, b)
         elif kind == UpKind.HELLO:
             member.next_count = b & _COUNT_MASK
         elif kind == UpKind.BYE:
@@ -345,12 +350,20 @@ class Router(Delivery):
         self.tell(member, record)
         return worth
 
-    def _unsubscribe(self, member: Member, handle: int) -> None:
-        """End a subscription. What is on the wire before the answer counts for it; what waits does not, since
-        the answer overtakes it."""
+    def _unsubscribe(self, member: Member, handle: int, said: int) -> None:
+        """End a subscription, `said` in which epoch. What is on the wire before the answer counts for it; what waits
+        does not, since the answer overtakes it."""
         subscription = member.subscriptions.get(handle)
-        if subscription is None or subscription.runtime_owned:
-            member.refuse(Errno.BADF if subscription is None else Errno.PERM)
+        if subscription is None:
+            if said in (0, self.epoch):
+                member.refuse(Errno.BADF)
+                return
+            # To another backbone, or again: who said it could not know whether that was heard.
+            member.late += 1
+            self.tell(member, records.control(DownKind.UNSUBSCRIBED, self.epoch, a=handle))
+            return
+        if subscription.runtime_owned:
+            member.refuse(Errno.PERM)
             return
         self.forget_routes()
         del member.subscriptions[handle]

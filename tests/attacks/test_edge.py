@@ -117,11 +117,13 @@ GOOD = UP(UpKind.PUBLISH, b"a.x", body=b"\0")
         UP(0),
         UP(UpKind.LOST, body=bytes(7)),
         UP(UpKind.LOST, body=bytes(8 * records.MAX_LOST + 8)),
-        UP(10),
+        UP(11),
+        UP(UpKind.LOST),
+        UP(UpKind.LOST, body=bytes(8)) * 2,
         UP(255, b"a.x", 1, 1, b"\0"),
         GOOD * (records.MAX_RECORDS + 1),
     ],
-    ids=range(17),
+    ids=range(19),
 )
 def test_a_malformed_frame(scene: Scene, frame: bytes) -> None:
     """Truncated, with lengths of gigabytes, of unknown kinds, too many in one: counted, told once, and passed over."""

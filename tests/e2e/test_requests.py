@@ -9,6 +9,7 @@ import cbor2
 import pytest
 
 from capsuled.proto import envelopes
+from capsuled.proto.records import MAX_REQUESTS
 from capsuled.proto.refusals import Errno
 
 from ..support.daemon import Called, Daemon, called
@@ -148,7 +149,7 @@ def test_a_request_that_its_responder_never_reads_ends(daemon: Daemon, how: str)
     daemon.start()
     received, told = daemon.results("asker", 6)[-2:]
     assert received.result == -Errno.CONNRESET
-    assert "was lost before it was delivered" in told.data.decode()
+    assert "its receiver has lost it, or has closed its handle" in told.data.decode()
     assert daemon.of("unread")["state"] == "ready"
     assert daemon.get("/v1/bus")["balanced"] is True
 
@@ -173,6 +174,39 @@ def test_a_request_without_an_answer_times_out(daemon: Daemon) -> None:
     _, received, told, _ = outcome(daemon)
     assert received.result == -Errno.TIMEDOUT
     assert "'ask.it' was not answered in time" in told.data.decode()
+
+
+def test_requests_that_timed_out_take_no_places(daemon: Daemon) -> None:
+    """One that waits for long is answered, though far more were asked after it than may wait at once."""
+    slow = Program()
+    handle = slow.call("ipc_subscribe", text("ask.it"))
+    go = slow.call("ipc_subscribe", text("ask.go"), quiet=True)
+    slow.call("ready")
+    slow.call("ipc_publish", text("ask.here"), text(cbor2.dumps(True)), quiet=True)
+    slow.call("ipc_recv", handle, 30_000, buffer(4096, at=AT))
+    source = envelopes.source_part(b"asker", bytes(16), b"asker")
+    model = envelopes.message(b"ask.it", QUESTION.data, source, 1 << 41, 0, 0, envelopes.REQUEST)
+    before = envelopes.envelope([model], 0, 0).index(b"\x63seq\x1b") + 5
+    request = slow.big_endian(AT + before)
+    slow.call("ipc_recv", go, 30_000, buffer(4096), quiet=True)
+    slow.call("ipc_reply", request, ANSWER)
+    add_responder(daemon, "slow", slow)
+    program = Program()
+    program.call("ready", quiet=True)
+    here = program.call("ipc_subscribe", text("ask.here"), quiet=True)
+    program.call("ipc_recv", here, 30_000, buffer(4096), quiet=True)
+    first = program.call("ipc_request", text("ask.it"), QUESTION, 60_000, quiet=True)
+    for _ in range(MAX_REQUESTS + 1):
+        short = program.call("ipc_request", text("ask.it"), QUESTION, 0, quiet=True)
+        program.call("ipc_recv", short, 0, buffer(300), quiet=True)
+    program.call("ipc_publish", text("ask.go"), QUESTION, quiet=True)
+    program.call("ipc_recv", first, 30_000, buffer(4096))
+    add_asker(daemon, program)
+    daemon.start()
+    last = 3 + 1 + 2 * (MAX_REQUESTS + 1) + 1
+    (received,) = daemon.results("asker", last)[-1:]
+    (message,) = cbor2.loads(received.data)["messages"]
+    assert message["payload"] == {"n": 21}
 
 
 def silent(daemon: Daemon) -> None:

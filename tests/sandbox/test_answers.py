@@ -10,11 +10,10 @@ import cbor2
 import pytest
 
 from capsuled.proto import envelopes, records
-from capsuled.proto.records import DownKind, UpKind
+from capsuled.proto.records import MAX_REQUESTS, DownKind, UpKind
 from capsuled.proto.refusals import Errno, Refusal
 from capsuled.sandbox import supervisor as supervisor_module
-from capsuled.sandbox.answers import MAX_WAITING, Answers
-from capsuled.supervisor.backbone.requests import MAX_PENDING
+from capsuled.sandbox.answers import Answers
 
 from .scripted import EPOCH, FIRST, ORDER, ORIGIN, World
 
@@ -96,10 +95,9 @@ def test_a_buffer_too_small_for_an_empty_envelope() -> None:
 
 
 def test_so_many_wait_and_no_more() -> None:
-    """`MAX_WAITING` wait, as many as the backbone holds; one more is refused until one has ended."""
+    """`MAX_REQUESTS` wait, as many as the backbone holds; one more is refused until one has ended."""
     answers = Answers()
-    assert MAX_WAITING == MAX_PENDING
-    for handle in range(MAX_WAITING):
+    for handle in range(MAX_REQUESTS):
         answers.open(handle, "ask.it", 10.0)
     with pytest.raises(Refusal, match="16 requests wait already: receive their answers first") as caught:
         answers.open(99, "ask.it", 10.0)
@@ -206,6 +204,28 @@ def test_a_change_of_epoch_ends_what_waits(world: World) -> None:
     assert told(world, handle).errno is Errno.CONNRESET
 
 
+def gave_up(world: World) -> list[int]:
+    return [each.a for each in world.edge.sent if each.kind == UpKind.GIVE_UP]
+
+
+def test_what_nobody_waits_for_is_given_up(world: World) -> None:
+    """Once its time is over, or when the guest ends its handle: the backbone keeps no place for it. Not one that was
+    answered, or failed."""
+    answered, ended = ask(world), ask(world)
+    late = world.ipc.request(b"ask.it", b"\x01", 0)
+    say_answer(world, answered, b"\x02")
+    world.ipc.poll(answered, ROOM)
+    assert gave_up(world) == []
+    world.ipc.unsubscribe(ended)
+    assert gave_up(world) == [ended]
+    assert told(world, late).errno is Errno.TIMEDOUT
+    assert gave_up(world) == [ended, late]
+    failed = ask(world)
+    world.greet(EPOCH + 1)
+    assert told(world, failed).errno is Errno.CONNRESET
+    assert gave_up(world) == [ended, late]
+
+
 def test_cancellation_ends_the_waiting_and_not_the_request(world: World) -> None:
     """canceled, and the answer that is there is still taken by a poll, which does not block."""
     handle = ask(world)
@@ -220,7 +240,7 @@ def test_a_refused_request_costs_no_quota_and_no_handle(world: World) -> None:
     with pytest.raises(Refusal) as caught:
         world.ipc.request(b"ask.it", b"\xff", 10_000)
     assert caught.value.errno is Errno.BADMSG
-    handles = [ask(world) for _ in range(MAX_WAITING)]
+    handles = [ask(world) for _ in range(MAX_REQUESTS)]
     world.edge.sent.clear()
     with pytest.raises(Refusal, match="16 requests wait already"):
         world.ipc.request(b"ask.it", b"\x01", 10_000)

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from capsuled.proto import envelopes, records, topics
 from capsuled.proto.ledger import MAX_SUBSCRIPTIONS
 from capsuled.proto.order import Interceptor
-from capsuled.proto.records import Down, DownKind
+from capsuled.proto.records import HISTORY_MESSAGES, Down, DownKind
 from capsuled.proto.refusals import Errno, Refusal
 from capsuled.sandbox import inbox as inbox_module
-from capsuled.sandbox.inbox import HISTORY_MESSAGES, MAX_HANDLE, Inbox
+from capsuled.sandbox.inbox import MAX_HANDLE, Inbox
 from capsuled.sandbox.subscription import Subscription
 
 EPOCH = 3
@@ -331,11 +331,22 @@ def test_a_message_of_a_backbone_that_is_gone_counts_as_lagged() -> None:
     made = opened(found, "a", since=FIRST + 5)
     asked = found.open("a", ("a",))
     found.begin_epoch(EPOCH + 1)
+    # The greeting acknowledges again what stands, in numbers of the new epoch.
+    found.acknowledge(made.handle, EPOCH + 1 << records.EPOCH_SHIFT)
     put(found, "a", 5)
     put(found, "a", 6)
     assert cbor2.loads(found.take(made, ROOM)) == {"messages": [], "dropped": 0, "lagged": 1}
     assert asked.lagged_unread == 0
     assert found.received == 0
+
+
+def test_a_retained_message_of_a_backbone_that_is_gone() -> None:
+    """It was for one handle, and is lost for that one alone."""
+    found = inbox()
+    one, two = opened(found, "a"), opened(found, "*")
+    found.begin_epoch(EPOCH + 1)
+    found.put(b"a", ORIGIN, FIRST + 1, 0, 0, b"\x01", envelopes.RETAINED, two.handle)
+    assert (one.lagged_unread, two.lagged_unread) == (0, 1)
 
 
 def test_a_cause_is_a_message_that_the_guest_has_got() -> None:

@@ -432,8 +432,13 @@ def told_lost(world: World) -> list[int]:
     return [seq for body in bodies for (seq,) in struct.iter_unpack(">Q", body)]
 
 
+def losing(world: World, count: int = 1) -> list[int]:
+    """Requests that come on a topic which the guest has not subscribed to."""
+    return [world.message("b", 1, DownKind.REQUEST) for _ in range(count)]
+
+
 def test_lost_requests_are_told(world: World) -> None:
-    """In the turn in which they are lost, or when the guest ends its handle; those of another turn a little later."""
+    """In the turn in which they are lost; those of another turn a little later, or when the guest waits for long."""
     handle = world.ipc.subscribe(b"a")
     numbers = [world.message("a", 1, DownKind.REQUEST) for _ in range(LIMITS.queue_messages + 2)]
     for _ in range(2):  # more frames than one turn reads
@@ -445,29 +450,53 @@ def test_lost_requests_are_told(world: World) -> None:
     assert told_lost(world) == numbers[2:]
 
 
+@pytest.mark.parametrize("call", ["publish", "flush", "unsubscribe"])
+def test_lost_requests_are_told_by_calls_that_read_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """A guest that closes the handle and then only publishes, or logs, keeps nobody waiting."""
+    monkeypatch.setattr(ipc_module, "FLUSH_SECONDS", 0.0)
+    handle, other = world.ipc.subscribe(b"a"), world.ipc.subscribe(b"c")
+    seq = world.message("a", 1, DownKind.REQUEST)
+    assert errno_of(lambda: world.ipc.poll(handle, 1)) is Errno.NOBUFS
+    monkeypatch.setattr(ipc_module, "LOST_SECONDS", 0.0)
+    world.ipc._next_report = float("inf")  # pyright: ignore[reportPrivateUsage]
+    world.ipc.unsubscribe(handle)
+    assert told_lost(world) == []
+    world.ipc._next_report = 0.0  # pyright: ignore[reportPrivateUsage]
+    if call == "publish":
+        world.ipc.publish(b"b", ITEM, 0)
+    elif call == "flush":
+        world.ipc.flush_due()
+    else:
+        world.ipc.unsubscribe(other)
+    assert told_lost(world) == [seq]
+
+
 def test_lost_requests_wait_for_room(world: World) -> None:
-    """As long as the backbone takes nothing they are kept, and told when it does."""
+    """As long as the backbone takes nothing they are kept, in no record yet, and are told when it does."""
     world.ipc.subscribe(b"a")
     world.edge.room = 0
-    world.ipc.publish(b"b", cbor2.dumps(bytes(MAX_BYTES - 100)), 0)
-    seq = world.message("b", 1, DownKind.REQUEST)
+    world.ipc.publish(b"b", ITEM, 0)
+    numbers = losing(world, 2)
     world.ipc.sleep(0)
     assert told_lost(world) == []
     world.edge.room = 100
     world.ipc.sleep(0)
     world.ipc.sleep(0)
-    assert told_lost(world) == [seq]
+    assert told_lost(world) == numbers
 
 
 def test_one_record_tells_of_so_many_and_no_more(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rest is told in the next."""
-    monkeypatch.setattr(ipc_module, "LOST_SECONDS", 0.0)
-    numbers = [world.message("b", 1, DownKind.REQUEST) for _ in range(records.MAX_LOST + 1)]
-    for _ in range(2 + len(numbers) // ipc_module.FRAMES_PER_DRAIN):
+    """The rest is told in the next; one that is full waits for no time, so that none is forgotten."""
+    monkeypatch.setattr(ipc_module, "LOST_SECONDS", 1000.0)
+    numbers = losing(world, 3 * records.MAX_LOST)
+    for _ in range(1 + len(numbers) // ipc_module.FRAMES_PER_DRAIN):
         world.ipc.sleep(0)
     sizes = [len(each.body) // 8 for each in world.edge.sent if each.kind == UpKind.LOST]
-    assert told_lost(world) == numbers
     assert max(sizes) <= records.MAX_LOST
+    assert told_lost(world) == numbers[: sum(sizes)]
+    assert sum(sizes) > 2 * records.MAX_LOST
 
 
 # ── a backbone that is gone ──────────────────────────────────────────────────────────────────────
@@ -507,3 +536,18 @@ def test_an_acknowledgement_of_a_dead_backbone_is_none(world: World, monkeypatch
     world.greet(EPOCH + 1)
     world.edge.coming.append(stale(DownKind.SUBSCRIBED, a=1, c=FIRST))
     assert errno_of(lambda: world.ipc.subscribe(b"a")) is Errno.AGAIN
+
+
+def test_what_has_ended_is_said_again_as_that(world: World) -> None:
+    """An end that the last backbone may have heard, or not: both it and the one that waits still name no offence."""
+    handle = world.ipc.subscribe(b"a")
+    world.edge.room = 0
+    world.ipc.unsubscribe(handle)
+    world.edge.room_after_receive = 100
+    world.edge.answer = lambda record: None
+    world.edge.sent.clear()
+    world.greet(EPOCH + 1)
+    world.ipc.sleep(0)
+    world.ipc.sleep(0)
+    ends = [each for each in world.edge.sent if each.kind == UpKind.UNSUBSCRIBE]
+    assert [(each.a, each.b) for each in ends] == [(handle, records.AGAIN), (handle, EPOCH)]

@@ -18,8 +18,9 @@ def record(number: int, size: int) -> bytes:
     return records.up(UpKind.PUBLISH, b"", number, 0, bytes(size - HEAD))
 
 
-def control(number: int) -> bytes:
-    return records.up(UpKind.UNSUBSCRIBE, a=number)
+def control(number: int, size: int = HEAD) -> bytes:
+    """One that is no publish, as a reply is, of `size` bytes in all."""
+    return records.up(UpKind.REPLY, b"", number, 0, bytes(size - HEAD))
 
 
 def drain(found: Outgoing) -> list[list[tuple[int, int]]]:
@@ -43,13 +44,13 @@ def test_order_is_kept_and_frames_are_bounded(steps: list[tuple[bool, int]], eve
     left: list[tuple[int, int]] = []
     waiting: list[int] = []
     for number, (publishing, size) in enumerate(steps):
-        data = record(number, size) if publishing else control(number)
+        data = record(number, size) if publishing else control(number, size)
         if publishing:
             found.publish(data)
         else:
             found.control(data)
         waiting.append(len(data))
-        put.append((UpKind.PUBLISH if publishing else UpKind.UNSUBSCRIBE, number))
+        put.append((UpKind.PUBLISH if publishing else UpKind.REPLY, number))
         assert found.bytes == sum(waiting)
         if number % every == 0:
             left += _send_all(found)
@@ -114,7 +115,7 @@ def test_an_answer_to_hello_goes_first() -> None:
     found.control_first(control(100))
     found.control_first(control(101))
     frames = drain(found)
-    assert frames[:2] == [[(UpKind.UNSUBSCRIBE, 101)], [(UpKind.UNSUBSCRIBE, 100)]]
+    assert frames[:2] == [[(UpKind.REPLY, 101)], [(UpKind.REPLY, 100)]]
     assert [number for frame in frames[2:] for _, number in frame] == list(range(17))
     assert found.bytes == 0
 

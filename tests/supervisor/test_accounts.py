@@ -49,7 +49,7 @@ def document(accounts: Accounts, **live: tuple[int, Claims | None, dict[str, Any
     claims = {name: (index, claimed) for name, (index, claimed, _) in live.items()}
     told = {index: each for index, _, each in live.values() if each is not None}
     retained = {"idle": {"retained": 2, "retained_bytes": 30, "retained_evicted": 1}}
-    return dict(accounts.document(1, claims, BusFigures(told, retained, {}), ["echo", "idle"]))
+    return dict(accounts.document(claims, BusFigures(1, told, retained, {}), ["echo", "idle"]))
 
 
 def of(found: dict[str, Any], name: str) -> dict[str, Any]:

@@ -383,7 +383,7 @@ def test_who_ends_while_the_backbone_is_asked_is_counted_once(monkeypatch: pytes
         async def figures() -> BusFigures:
             stage.service.ending("echo", Ending(Evidence(status=0), 0.0, instance.claims(), None))
             stage.echo.instance = None
-            return BusFigures({}, {}, {})
+            return BusFigures(1, {}, {}, {})
 
         monkeypatch.setattr(stage.echo, "instance", instance)
         monkeypatch.setattr(stage.bus, "figures", figures)

@@ -12,19 +12,18 @@ from hypothesis import strategies as st
 
 from capsuled.proto import records, topics
 from capsuled.proto.grants import Grants
-from capsuled.proto.records import Down, DownKind, RecordError, UpKind
+from capsuled.proto.records import HISTORY_MESSAGES, MAX_REQUESTS, Down, DownKind, RecordError, UpKind
 from capsuled.proto.refusals import Errno
 from capsuled.supervisor.backbone.conversations import MAX_WHY
 from capsuled.supervisor.backbone.members import Admission
-from capsuled.supervisor.backbone.outbox import ANSWERS, HISTORY_MESSAGES
-from capsuled.supervisor.backbone.requests import MAX_PENDING
+from capsuled.supervisor.backbone.outbox import ANSWERS
 
 from .making import admission, publish, subscribe, unsubscribe
 from .test_router import EPOCH, FIRST, Bench
 
 HEARS = ((1, "a.ask", True),)
 ASKER, ONE, TWO = 0, 1, 2
-LOST = "was lost before it was delivered: its receiver's queue is full, or has ended"
+LOST = "will not be answered: its receiver has lost it, or has closed its handle"
 QUESTION, ANSWER = b"\x18\x14", b"\x18\x15"
 
 
@@ -45,6 +44,10 @@ def decline(seq: int, why: bytes = b"not today") -> bytes:
 
 def lost(*seqs: int) -> bytes:
     return records.up(UpKind.LOST, body=b"".join(seq.to_bytes(8, "big") for seq in seqs))
+
+
+def give_up(handle: int) -> bytes:
+    return records.up(UpKind.GIVE_UP, a=handle)
 
 
 def bench(responders: int = 1, queue_messages: int = 1024) -> Bench:
@@ -331,7 +334,7 @@ def test_its_copy_is_lost_in_the_worker() -> None:
     made.take(TWO, lost(seq))
     (ended,) = ends(made)
     assert (ended.handle, ended.errno) == (7, Errno.CONNRESET)
-    assert "was lost before it was delivered" in ended.told
+    assert ended.told == f"the request on 'a.ask' {LOST}"
     assert balance(made) == (1, 0, 1, 0)
     made.take(ONE, reply(seq))
     assert made.figures(ONE)["refused"] == {"badf": 1}, "it has said that it cannot answer"
@@ -353,11 +356,13 @@ def test_several_are_lost_in_the_worker() -> None:
     assert balance(made) == (3, 1, 1, 1)
 
 
-@pytest.mark.parametrize("size", [1, 7, 9, 8 * records.MAX_LOST + 8])
+@pytest.mark.parametrize("size", [0, 1, 7, 9, 8 * records.MAX_LOST + 8])
 def test_losses_that_are_malformed(size: int) -> None:
     """Neither parts of a number nor more of them than there may be."""
     made = bench()
-    with pytest.raises(RecordError, match=f"a record of lost requests has {size} bytes: 8 for each, and 512"):
+    with pytest.raises(
+        RecordError, match=f"a record of lost requests has {size} bytes: 8 for each, 1 to 512"
+    ):
         made.take(ONE, records.up(UpKind.LOST, body=bytes(size)))
     made.take(ONE, records.up(UpKind.LOST, body=bytes(8 * records.MAX_LOST)))
     assert made.figures(ONE)["late"] == records.MAX_LOST
@@ -376,14 +381,14 @@ def test_the_asker_ends() -> None:
 
 
 def test_one_too_many_gives_up_the_oldest() -> None:
-    """`MAX_PENDING` wait; the next one ends the first, and its answer is late."""
+    """`MAX_REQUESTS` wait; the next one ends the first, and its answer is late."""
     made = bench()
-    for handle in range(1, MAX_PENDING + 1):
+    for handle in range(1, MAX_REQUESTS + 1):
         made.take(ASKER, request(handle))
     assert ends(made) == []
     made.take(ASKER, request(99))
     assert [(each.handle, each.errno) for each in ends(made)] == [(1, Errno.CONNRESET)]
-    assert balance(made) == (MAX_PENDING + 1, 0, 1, MAX_PENDING)
+    assert balance(made) == (MAX_REQUESTS + 1, 0, 1, MAX_REQUESTS)
     first = made.sent(ONE)[1].b
     made.take(ONE, reply(first))
     assert (made.figures(ONE)["late"], ends(made)) == (1, [])
@@ -414,11 +419,11 @@ def test_an_asker_that_does_not_read_is_not_read() -> None:
     waits = sum(map(len, made.members[ASKER].outbox.control))
     first, second = [each.b for each in made.sent(ONE) if each.kind == DownKind.REQUEST]
     made.take(ONE, reply(first, bytes(3000 - waits - head)))
-    assert not made.router.deaf(made.members[ASKER])
+    assert not made.members[ASKER].outbox.deaf()
     made.take(ONE, reply(second, b""))
-    assert made.router.deaf(made.members[ASKER])
+    assert made.members[ASKER].outbox.deaf()
     made.sent(ASKER)
-    assert not made.router.deaf(made.members[ASKER])
+    assert not made.members[ASKER].outbox.deaf()
 
 
 # ── what nobody may do ───────────────────────────────────────────────────────────────────────────
@@ -530,20 +535,76 @@ def test_an_answer_of_the_last_epoch_is_late() -> None:
     assert (made.figures(ONE)["late"], made.figures(ONE)["refused"]) == (1, {})
 
 
-@pytest.mark.parametrize("kind", [10, 255])
+@pytest.mark.parametrize("kind", [11, 255])
 def test_there_is_no_such_kind(kind: int) -> None:
     """It is a malformed frame."""
     with pytest.raises(RecordError, match=f"no kind {kind} of record"):
         bench().take(ASKER, records.up(kind))
 
 
-@pytest.mark.parametrize(("numbers", "more"), [(0, 0), (15, 0), (16, 1), (512, 32)])
-def test_losses_are_charged(numbers: int, more: int) -> None:
-    """A message for the record, and one for each 16 numbers that are looked up."""
+def test_losses_cost_who_asked() -> None:
+    """A loss that is one costs its responder nothing, in messages, bytes or control records: it was paid for."""
+    made = Bench(admission(ASKER), admission(ONE, message_rate=1, byte_rate=1, subscriptions=HEARS))
+    for handle in range(1, MAX_REQUESTS + 1):
+        made.take(ASKER, request(handle))
+    made.take(ONE, lost(*(each.b for each in made.sent(ONE) if each.kind == DownKind.REQUEST)))
+    member = made.members[ONE]
+    assert (member.bucket.wait(), member.control_bucket.wait()) == (0.0, 0.0)
+    assert len(ends(made)) == MAX_REQUESTS
+    assert made.figures(ONE)["refused"] == {}
+
+
+@pytest.mark.parametrize(("numbers", "more"), [(1, 0), (16, 0), (17, 1), (512, 31)])
+def test_losses_of_nothing_are_charged(numbers: int, more: int) -> None:
+    """A message for each 16 numbers of no request, or part of them."""
     made = Bench(admission(ASKER), admission(ONE, message_rate=1))
     made.take(ONE, lost(*[FIRST] * numbers))
     # One is the burst, and each that is over it takes a second.
     assert made.members[ONE].bucket.wait() == pytest.approx(more)
+
+
+def test_malformed_losses_are_charged() -> None:
+    """Two records in a frame, or an empty one, cost a message too: reading them is work."""
+    for frame in ((lost(FIRST), lost(FIRST)), (lost(),)):
+        made = Bench(admission(ASKER), admission(ONE, message_rate=1))
+        for _ in range(3):
+            with pytest.raises(RecordError):
+                made.take(ONE, *frame)
+        assert made.members[ONE].bucket.wait() >= 2.0
+
+
+def test_who_gives_up_makes_room() -> None:
+    """A request that is given up is none that waits: the oldest stays, however many came and went after it."""
+    made = bench()
+    made.take(ASKER, request(1))
+    first = asked(made)
+    for handle in range(2, MAX_REQUESTS + 20):
+        made.take(ASKER, request(handle), give_up(handle))
+    assert ends(made) == []
+    made.take(ONE, reply(first))
+    assert ends(made) == [Ended(1, 0, f"reply.{first}")]
+    assert balance(made) == (MAX_REQUESTS + 19, 1, MAX_REQUESTS + 18, 0)
+
+
+def test_an_answer_to_what_was_given_up_is_late() -> None:
+    """It goes nowhere, and its responder has done nothing wrong."""
+    made = bench()
+    made.take(ASKER, request(1))
+    seq = asked(made)
+    made.take(ASKER, give_up(1))
+    made.take(ONE, reply(seq))
+    assert ends(made) == []
+    assert (made.figures(ONE)["late"], made.figures(ONE)["refused"]) == (1, {})
+
+
+def test_giving_up_what_is_none_changes_nothing() -> None:
+    """An answer may be on its way; it is charged, and nobody else's request of that handle ends."""
+    made = Bench(admission(ASKER), admission(ONE, subscriptions=HEARS), admission(TWO, message_rate=1))
+    made.take(ASKER, request(1))
+    made.take(TWO, give_up(1), give_up(1))
+    assert balance(made) == (1, 0, 0, 1)
+    assert made.members[TWO].bucket.wait() == pytest.approx(1.0)
+    assert made.figures(TWO)["refused"] == {}
 
 
 def test_conversations_are_charged() -> None:
@@ -688,7 +749,18 @@ def test_a_watched_topic_that_is_retained_is_both() -> None:
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(
-            ["ask", "reply", "decline", "lost", "read", "subscribe", "unsubscribe", "flood", "leave"]
+            [
+                "ask",
+                "reply",
+                "decline",
+                "lost",
+                "give up",
+                "read",
+                "subscribe",
+                "unsubscribe",
+                "flood",
+                "leave",
+            ]
         ),
         st.integers(0, 2),
         st.integers(0, 20),
@@ -704,6 +776,7 @@ def test_every_request_ends_once(steps: list[tuple[str, int, int]]) -> None:
     are those of what it was told."""
     made = Bench(*(admission(n, queue_messages=3) for n in range(3)))
     handles, told = [0, 0, 0], [list[int](), list[int](), list[int]()]
+    given_up = [0, 0, 0]
     newest = 3
     live = {0: 0, 1: 1, 2: 2}
     for what, who, number in steps:
@@ -717,6 +790,11 @@ def test_every_request_ends_once(steps: list[tuple[str, int, int]]) -> None:
             made.take(index, decline(FIRST + number))
         elif what == "lost":
             made.take(index, lost(FIRST + number, FIRST + number + 1))
+        elif what == "give up":
+            handle = 1 + number % (handles[who] + 1)
+            before = balance(made, index)[2]
+            made.take(index, give_up(handle))
+            given_up[who] += balance(made, index)[2] - before
         elif what == "subscribe":
             made.take(index, subscribe(1 + number % 3, "a.ask"))
         elif what == "unsubscribe":
@@ -727,12 +805,12 @@ def test_every_request_ends_once(steps: list[tuple[str, int, int]]) -> None:
             made.router.detach(index)
             live[who], newest = newest, newest + 1
             made.router.attach(admission(live[who], queue_messages=3), 0.0)
-            handles[who], told[who] = 0, []
+            handles[who], told[who], given_up[who] = 0, [], 0
         made.router.due()
         if what == "read":
             told[who] += [each.handle for each in ends(made, index)]
     for who, index in live.items():
         told[who] += [each.handle for each in ends(made, index)]
         requests, answered, failed, _ = balance(made, index)
-        assert len(told[who]) == len(set(told[who])) == answered + failed
+        assert len(told[who]) == len(set(told[who])) == answered + failed - given_up[who]
         assert requests == handles[who]

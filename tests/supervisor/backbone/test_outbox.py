@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from capsuled.proto import records
-from capsuled.proto.records import COALESCE_BYTES, Down, DownKind
+from capsuled.proto.records import COALESCE_BYTES, HISTORY_MESSAGES, Down, DownKind
 from capsuled.supervisor.backbone.members import Route, Subscription
-from capsuled.supervisor.backbone.outbox import HISTORY_MESSAGES, Outbox, Stamp
+from capsuled.supervisor.backbone.outbox import Outbox, Stamp
 
 HEAD = records.DOWN.size
 EPOCH = 5

@@ -5,10 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from capsuled.proto.records import MAX_REQUESTS
 from capsuled.proto.refusals import Errno
 from capsuled.supervisor.backbone.members import Route
 from capsuled.supervisor.backbone.outbox import Stamp
-from capsuled.supervisor.backbone.requests import MAX_OVER, MAX_PENDING, Pending, Requests
+from capsuled.supervisor.backbone.requests import MAX_OVER, Pending, Requests
 
 ASKER, ONE, TWO = 1, 2, 3
 
@@ -55,7 +56,7 @@ def test_it_fails_when_the_last_copy_is_lost() -> None:
     failure = requests.lost(5, TWO)
     assert failure is not None
     assert (failure.asker, failure.handle, failure.errno) == (ASKER, 50, Errno.CONNRESET)
-    assert failure.why.startswith("the request on 'ask.it' was lost before it was delivered")
+    assert failure.why.startswith("the request on 'ask.it' will not be answered: its receiver has lost it")
     assert requests.lost(5, TWO) is None
     assert not requests.late(5, ONE), "who has never got it can not be late"
 
@@ -85,27 +86,42 @@ def test_a_request_to_oneself() -> None:
 
 
 def test_the_oldest_is_given_up_for_one_too_many() -> None:
-    """`MAX_PENDING` of one capsule wait; one more gives up its oldest, and nobody else's."""
+    """`MAX_REQUESTS` of one capsule wait; one more gives up its oldest, and nobody else's."""
     requests = Requests()
     requests.open(1, pending(1, ONE, asker=TWO))
-    for seq in range(2, MAX_PENDING + 2):
+    for seq in range(2, MAX_REQUESTS + 2):
         assert requests.open(seq, pending(seq, ONE)) is None
     failure = requests.open(99, pending(99, ONE))
     assert failure is not None
     assert (failure.handle, failure.errno) == (20, Errno.CONNRESET)
     assert "given up for newer ones: 16 may wait at once" in failure.why
-    assert (requests.waiting(ASKER), requests.waiting(TWO)) == (MAX_PENDING, 1)
+    assert (requests.waiting(ASKER), requests.waiting(TWO)) == (MAX_REQUESTS, 1)
     assert requests.late(2, ONE)
 
 
 def test_so_many_are_remembered_after_their_end() -> None:
-    """`MAX_OVER` requests are; the end of one more has the first forgotten."""
+    """`MAX_OVER` requests are; the end of one more has the first forgotten, and then anybody may be late for it."""
     requests = Requests()
-    for seq in range(MAX_OVER + 1):
+    for seq in range(1, MAX_OVER + 2):
         requests.open(seq, pending(seq, ONE, TWO))
         requests.answer(seq, ONE)
-    assert not requests.late(0, TWO)
     assert requests.late(1, TWO)
+    assert requests.late(1, 99), "who had it is not known any more"
+    assert not requests.late(2, 99)
+    assert requests.late(2, TWO)
+    assert not requests.late(2, TWO), "once"
+
+
+def test_giving_up_ends_one() -> None:
+    """The asker's own of that handle, and no other's; once."""
+    requests = Requests()
+    requests.open(5, pending(5, ONE))
+    requests.open(6, pending(6, ONE))
+    assert not requests.give_up(TWO, 50)
+    assert requests.give_up(ASKER, 50)
+    assert not requests.give_up(ASKER, 50)
+    assert list(requests.pending) == [6]
+    assert requests.late(5, ONE)
 
 
 MEMBER = st.integers(1, 4)

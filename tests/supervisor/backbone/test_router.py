@@ -383,6 +383,16 @@ def test_unsubscribe_refused(handle: int, code: str) -> None:
     assert len(bench.figures(0)["subscriptions"]) == 1
 
 
+@pytest.mark.parametrize("said", [EPOCH - 1, EPOCH + 1, records.AGAIN])
+def test_an_end_that_may_have_been_heard(said: int) -> None:
+    """Said to another backbone, or again: no offence, and answered, so that its worker forgets the handle."""
+    bench = Bench(admission(0))
+    answer = bench.answer(0, records.up(UpKind.UNSUBSCRIBE, a=7, b=said))
+    assert (answer.kind, answer.a) == (DownKind.UNSUBSCRIBED, 7)
+    figures = bench.figures(0)
+    assert (figures["late"], figures["refused"]) == (1, {})
+
+
 def test_unsubscribe_takes_what_waits_off_the_account() -> None:
     """What was sent before UNSUBSCRIBED counts for the handle; what waits then does not, nor its later loss."""
     bench = Bench(admission(0), admission(1, queue_messages=3, subscriptions=((9, "a.x", True),)))
@@ -481,7 +491,7 @@ GOOD = publish("a.b")
         (records.UP.pack(records.UP.size - 4, 1, 1, 0, 0), "1 of them text"),
         (records.UP.pack(0, 1, 0, 0, 0), "says 0 bytes"),
         (records.up(0), "no kind 0"),
-        (records.up(10), "no kind 10"),
+        (records.up(11), "no kind 11"),
     ],
 )
 def test_malformed(bad: bytes, sentence: str) -> None:
@@ -588,11 +598,11 @@ def test_deaf() -> None:
     bench = Bench(admission(0))
     for _ in range(MAX_CONTROL - 1):
         bench.take(0, subscribe(1, "b"))
-    assert not bench.router.deaf(bench.members[0])
+    assert not bench.members[0].outbox.deaf()
     bench.take(0, subscribe(1, "b"))
-    assert bench.router.deaf(bench.members[0])
+    assert bench.members[0].outbox.deaf()
     bench.sent(0)
-    assert not bench.router.deaf(bench.members[0])
+    assert not bench.members[0].outbox.deaf()
 
 
 # ── all outboxes together, and the end ───────────────────────────────────────────────────────────

@@ -8,6 +8,7 @@ import pytest
 
 from capsuled.proto.control import Exit
 from capsuled.supervisor import probe
+from capsuled.supervisor.cgroups import Groups
 from capsuled.supervisor.commands import capsuled
 from capsuled.supervisor.commands.doctor import lines
 from capsuled.supervisor.modes import ADVICE, LAYERS, LOST, Mode, Probed
@@ -53,7 +54,7 @@ def test_the_status_says_whether_it_would_run(
 ) -> None:
     """0 when `capsuled run` would run like this; else 1, and a sentence on standard error."""
 
-    async def find(user: int) -> Probed:
+    async def find(user: int, groups: Groups) -> Probed:
         assert user == 0x7000_0000
         return found
 

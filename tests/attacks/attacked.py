@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -16,7 +17,8 @@ run: Callable[[Sequence[str]], int] = import_module("tests.support.without").mai
 
 def main() -> int:
     broken = str(Path(__file__).with_name("broken_engine.py"))
-    spawn.WORKER = (sys.executable, "-I", "-B", "--", broken)
+    skipped = json.loads(sys.argv[1])["skipped"]
+    spawn.WORKER = (sys.executable, "-I", "-B", "--", broken, *skipped)
     return run(sys.argv[1:])
 
 

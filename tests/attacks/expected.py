@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ..support import control_groups
+
 KILLED = "killed SIGSYS"
 PERM = "refused EPERM"
 
@@ -16,6 +18,15 @@ SEALED: Mapping[str, str] = {
     "tcp": PERM,
     "udp": PERM,
     "control-socket": PERM,
+    "spine-socket": PERM,
+    "sibling-edge": PERM,
+    "read-shadow": PERM,
+    "write-state": PERM,
+    "read-manifest": PERM,
+    "environ": PERM,
+    "core-pattern": PERM,
+    "leave-cgroup": PERM,
+    "inherited": "refused EBADF",
     "unix-abstract": PERM,
     "fork": KILLED,
     "execve": KILLED,
@@ -48,6 +59,16 @@ SEALED: Mapping[str, str] = {
 
 TWO_WALLS = (
     *("read-passwd", "write-tmp", "list-proc", "own-maps", "launch-order", "tcp", "udp", "control-socket"),
+    *(
+        "spine-socket",
+        "sibling-edge",
+        "read-shadow",
+        "write-state",
+        "read-manifest",
+        "environ",
+        "core-pattern",
+    ),
+    *("leave-cgroup", "inherited"),
     *("fork", "execve", "ptrace", "setuid", "capset", "mount", "map-private"),
 )
 """Refused without seccomp too, by another layer."""
@@ -57,12 +78,29 @@ SECCOMP_ALONE = (
     "dumpable",
     "no-pdeathsig",
     "map-executable",
-    "map-shared",
     "sysv-shm",
     "kill-group",
 )
 """Let through where seccomp is missing: the process's own memory, its own namespace's, and its own group.
 
+Shared memory is let through as well where no control group limits it (`WITHOUT`).
+
 Of the rest of `SEALED` nothing is said without seccomp: their arguments are ones that the kernel itself refuses, or
 nothing is there to be reached, so that a refusal would prove nothing.
 """
+
+OUT_OF_MEMORY = "killed SIGKILL" if control_groups.USABLE else "THROUGH"
+"""What becomes of who takes more memory than he may, where only a control group counts it."""
+
+WITHOUT: Mapping[str, Mapping[str, str]] = {
+    "nothing": {},
+    "namespaces": {},
+    "root": {},
+    "uid": {},
+    "capabilities": {},
+    "landlock": {},
+    "descriptors": {},
+    "cgroup": {},
+    "rlimits": {"map-private": OUT_OF_MEMORY},
+}
+"""What is different from `SEALED` where one layer is missing. All else is held by another one."""

@@ -49,29 +49,37 @@ def private(command: Sequence[str]) -> list[str]:
     return ["unshare", *user, *PRIVATE, *command]
 
 
-def attacker(name: str, target: str) -> bytes:
-    """A real guest that tries one attack, aimed at `target`, through the broken engine's gate."""
+def attacker(name: str, folder: Path, inode: int) -> bytes:
+    """A real guest that tries one attack through the broken engine's gate, aimed at the supervisor's `folder`."""
     program = Program()
     program.call("ready", quiet=True)
-    program.call("log", 2, text(f"attack:{name}={target}".ljust(ROOM)), quiet=True)
+    program.call("log", 2, text(f"attack:{name}={folder}:{inode}".ljust(ROOM)), quiet=True)
     return program.wasm()
 
 
 class Attacked(Daemon):
-    """A supervisor whose workers' engine is broken, on a machine that may lack calls."""
+    """A supervisor whose workers' engine is broken, on a machine that may lack calls or control groups."""
 
     calls: Sequence[tuple[str, str]] = ()
+    cgroup = True
+    skipped: Sequence[str] = ()
+    """Steps of the sealing plan that its workers leave out."""
+    inherited = -1
+    """A descriptor that it gets for nothing."""
 
     def launch(
         self, configuration: str = "", arguments: Iterable[str] = (), stderr: int = subprocess.PIPE
     ) -> subprocess.Popen[bytes]:
         path = self.folder / "capsuled.toml"
         path.write_text(f'capsules = ["capsules"]\nruntime_dir = "rt"\nstate_dir = "st"\n{configuration}\n')
-        lacking = json.dumps({"calls": self.calls, "believe": False})
+        lacking = json.dumps(
+            {"calls": self.calls, "believe": False, "cgroup": self.cgroup, "skipped": self.skipped}
+        )
         script = str(Path(__file__).with_name("attacked.py"))
         return subprocess.Popen(
             private(guarded([script, lacking, "run", "--config", str(path), *arguments])),
             bufsize=0,
+            pass_fds=[self.inherited] if self.inherited >= 0 else [],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=stderr,

@@ -19,8 +19,9 @@ _LARGE = 600 * 1024 * 1024
 """Above any limit of the harness, and what was once obtained by MAP_SHARED under a limit of 256 MiB."""
 
 
-_target = [""]
-"""What an attack is aimed at, where it needs to be told: a path."""
+_target = ["", ""]
+"""What an attack is aimed at, where it needs to be told: the supervisor's folder, and the inode of a pipe that the
+supervisor has inherited."""
 
 
 def _call(number: int, *arguments: int) -> None:
@@ -47,8 +48,55 @@ def _stream(family: int, address: str | tuple[str, int]) -> Callable[[], object]
     return connect
 
 
-def _control() -> None:
-    _stream(socket.AF_UNIX, _target[0])()
+def _below(*names: str) -> str:
+    return os.path.join(_target[0], *names)
+
+
+def _unix(*names: str) -> Callable[[], object]:
+    """Connect to a socket of the supervisor's."""
+    return lambda: _stream(socket.AF_UNIX, _below(*names))()  # noqa: PLW0108  (the folder is not known yet)
+
+
+def _sibling() -> None:
+    """Another capsule's edge: whichever answers, our own does not, for its listener is a descriptor here."""
+    refused: OSError | None = None
+    for number in range(1, 200):
+        try:
+            _unix("rt", "edges", f"{number:08x}")()
+        except OSError as exc:
+            refused = exc
+        else:
+            return
+    assert refused is not None
+    raise refused
+
+
+def _open_one(*paths: str) -> Callable[[], object]:
+    """Any of them, to write; nothing is written."""
+
+    def attempt() -> None:
+        refused: OSError | None = None
+        for path in paths:
+            try:
+                os.close(os.open(path, os.O_WRONLY))
+            except OSError as exc:
+                refused = exc
+            else:
+                return
+        assert refused is not None
+        raise refused
+
+    return attempt
+
+
+def _inherited() -> None:
+    for fd in range(3, 1024):
+        try:
+            if os.fstat(fd).st_ino == int(_target[1]):
+                return
+        except OSError:
+            continue
+    raise OSError(errno.EBADF, "it is not there")
 
 
 def _write_file() -> None:
@@ -57,7 +105,14 @@ def _write_file() -> None:
 
 
 def _take(flags: int, protection: int, size: int) -> Callable[[], object]:
-    return lambda: mmap.mmap(-1, size, flags, protection)
+    """Memory, every page of it."""
+
+    def take() -> None:
+        with mmap.mmap(-1, size, flags, protection) as taken:
+            for at in range(0, size, _PAGE):
+                taken[at] = 1
+
+    return take
 
 
 def _fork() -> None:
@@ -89,7 +144,16 @@ ATTACKS: Mapping[str, Callable[[], object]] = {
     "launch-order": lambda: os.open("/proc/1/fd/0", os.O_RDONLY),
     "tcp": _stream(socket.AF_INET, ("127.0.0.1", 9)),
     "udp": _udp,
-    "control-socket": _control,
+    "control-socket": _unix("rt", "control.sock"),
+    "spine-socket": _unix("rt", "spine", "pub"),
+    "sibling-edge": _sibling,
+    "read-shadow": lambda: os.open("/etc/shadow", os.O_RDONLY),
+    "write-state": lambda: os.open(_below("st", "attack"), os.O_WRONLY | os.O_CREAT),
+    "read-manifest": lambda: os.open(_below("capsuled.toml"), os.O_RDONLY),
+    "environ": lambda: os.open("/proc/1/environ", os.O_RDONLY),
+    "core-pattern": _open_one("/proc/sys/kernel/core_pattern"),
+    "leave-cgroup": _open_one("/sys/fs/cgroup/cgroup.procs", "/sys/fs/cgroup/pids/cgroup.procs"),
+    "inherited": _inherited,
     "unix-abstract": _stream(socket.AF_UNIX, "\0capsuled"),
     "fork": _fork,
     "execve": lambda: os.execv("/bin/sh", ["sh"]),
@@ -122,8 +186,9 @@ ATTACKS: Mapping[str, Callable[[], object]] = {
 
 
 def attempt(asked: str) -> str:
-    """Try an attack, `NAME` or `NAME=TARGET`. What became of it: `refused ERRNO`, or `THROUGH`."""
-    name, _, _target[0] = asked.partition("=")
+    """Try an attack, `NAME=FOLDER:INODE`. What became of it: `refused ERRNO`, or `THROUGH`."""
+    name, _, targets = asked.partition("=")
+    _target[:] = targets.rsplit(":", 1)
     try:
         ATTACKS[name]()
     except MemoryError:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,9 +14,8 @@ from capsuled.supervisor import cgroups
 from capsuled.supervisor.modes import LAYERS
 
 from ..support.daemon import Daemon
+from ..support.degraded import Calls, Degraded
 from . import lives
-
-WITHOUT = Path(__file__).parent.parent / "support" / "without.py"
 
 ROOT = os.getuid() == 0
 """Only root has users of their own for its capsules to lose."""
@@ -27,39 +23,6 @@ ROOT = os.getuid() == 0
 with cgroups.opened(f"test {os.getpid()}") as groups:
     GROUPS = groups.usable
 """Whether this user can use control groups on this machine."""
-
-Calls = Sequence[tuple[str, str]]
-
-
-class Degraded(Daemon):
-    """A supervisor on a machine where some calls are refused."""
-
-    calls: Calls = ()
-    believe = False
-    cgroup = True
-
-    def launch(
-        self, configuration: str = "", arguments: Iterable[str] = (), stderr: int = subprocess.PIPE
-    ) -> subprocess.Popen[bytes]:
-        (self.folder / "capsuled.toml").write_text(
-            f'capsules = ["capsules"]\nruntime_dir = "rt"\nstate_dir = "st"\n{configuration}\n'
-        )
-        lacking = json.dumps({"calls": self.calls, "believe": self.believe, "cgroup": self.cgroup})
-        command = [
-            sys.executable,
-            str(WITHOUT),
-            lacking,
-            "run",
-            "--config",
-            str(self.folder / "capsuled.toml"),
-        ]
-        return subprocess.Popen(
-            [*command, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=stderr,
-            cwd=self.folder,
-        )
 
 
 @pytest.fixture
@@ -282,13 +245,20 @@ def test_nothing_half_sealed_runs_a_guest(degraded: Degraded, calls: str, step: 
 
 
 @pytest.mark.parametrize("life", ["sleeps", "spins", "is stopped"])
-@pytest.mark.parametrize("calls", [(), BY_LAYER["namespaces"]], ids=["namespaces", "none"])
-def test_nothing_outlives_the_supervisor(degraded: Degraded, calls: Calls, life: str) -> None:
-    """SIGKILL of the supervisor takes each worker with it within a second, with namespaces and without."""
-    degraded.calls = calls
+@pytest.mark.parametrize(
+    ("calls", "cgroup", "mode"),
+    [((), True, BEST), ((), False, "B"), (BY_LAYER["namespaces"], True, "C")],
+    ids=["best", "B", "C"],
+)
+def test_nothing_outlives_the_supervisor(
+    degraded: Degraded, calls: Calls, cgroup: bool, mode: str, life: str
+) -> None:
+    """SIGKILL of the supervisor takes each worker with it within a second, in each mode."""
+    degraded.calls, degraded.cgroup = calls, cgroup
     wasm = lives.spinner() if life == "spins" else lives.sleeper()
     degraded.capsule("one", wasm, subscribe=lives.QUIET)
     degraded.start(wait_for=["one"])
+    assert degraded.get("/v1/status")["mode"] == mode
     if life == "is stopped":
         os.kill(degraded.of("one")["pid"], signal.SIGSTOP)
     assert degraded.stop(signal.SIGKILL) == -signal.SIGKILL

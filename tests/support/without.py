@@ -3,7 +3,8 @@
 The first argument is JSON: `{"calls": [[call, errno name], ...], "believe": false, "cgroup": true}`; the rest is the
 command line of `capsuled`. Each call is refused with that errno for this process and all that it starts, by a seccomp
 filter: CLONE_NEW is clone(2) with a namespace, and NO_NEW_PRIVS that option of prctl(2). With `believe` the supervisor
-does not find out: it believes that all layers can be held. Without `cgroup` no control groups are mounted.
+does not find out: it believes that all layers can be held; with null, that none can. Without `cgroup` no control groups
+are mounted.
 """
 
 from __future__ import annotations
@@ -49,6 +50,11 @@ async def all_held(user: int, groups: Groups) -> Probed:
     return Probed({name: Layer(True, "believed") for name in LAYERS}, "all")
 
 
+async def none_held(user: int, groups: Groups) -> Probed:
+    """What it says of one that holds nothing."""
+    return Probed({name: Layer(False, "not wanted") for name in LAYERS}, "none")
+
+
 def no_trees(mountinfo: str, own: str) -> list[tuple[Tree, ...]]:
     """What there is where none are mounted."""
     return []
@@ -56,14 +62,15 @@ def no_trees(mountinfo: str, own: str) -> list[tuple[Tree, ...]]:
 
 def main(argv: Sequence[str]) -> int:
     given = json.loads(argv[0])
-    if given["believe"]:
-        probe.probe = all_held
+    if given["believe"] is not False:
+        probe.probe = all_held if given["believe"] else none_held
     if not given.get("cgroup", True):
         cgroup_layout.trees = no_trees
-    rules = [rule(*each) for each in given["calls"]]
-    program = seccomp.program(rules, WiderMachine(*kernel.machine()), Action.ALLOW)
-    kernel.set_no_new_privileges()  # or only root could put a filter on
-    kernel.seccomp(seccomp.encode(program))
+    if given["calls"]:
+        rules = [rule(*each) for each in given["calls"]]
+        program = seccomp.program(rules, WiderMachine(*kernel.machine()), Action.ALLOW)
+        kernel.set_no_new_privileges()  # or only root could put a filter on
+        kernel.seccomp(seccomp.encode(program))
     return capsuled.main(argv[1:])
 
 

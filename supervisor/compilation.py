@@ -118,6 +118,8 @@ class Ended(NamedTuple):
     """It took longer than it may, and was killed."""
     printed: str
     """On its standard error."""
+    oom_kills: int = 0
+    """Counted by its control group."""
 
 
 def verdict(ended: Ended, order: CompileOrder, bounds: Bounds) -> Outcome:
@@ -163,7 +165,11 @@ def _why(ended: Ended, order: CompileOrder, bounds: Bounds) -> str:
         return f"the compiler was killed: it wrote more than {most}: {smaller}"
     if number == signal.SIGXCPU or (number == signal.SIGKILL and ended.cpu_seconds >= order.cpu_seconds):
         return f"the compiler was killed: CPU limit {order.cpu_seconds} s for {module}: {smaller}"
-    if ended.status == compiling.NO_MEMORY or any(each in ended.printed for each in _OUT_OF_MEMORY):
+    if (
+        ended.status == compiling.NO_MEMORY
+        or ended.oom_kills
+        or any(each in ended.printed for each in _OUT_OF_MEMORY)
+    ):
         return f"{memory}: {smaller}"
     printed = f" (it printed: {last})" if last else ""
     if number is not None:

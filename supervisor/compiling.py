@@ -292,6 +292,7 @@ async def _watch(process: Process, group: Group, output: _Output, printed: _Outp
         too_long=output.too_long or printed.too_long,
         too_late=too_late,
         printed=bytes(printed.data).decode(errors="replace"),
+        oom_kills=group.oom_kills(),
     )
 
 

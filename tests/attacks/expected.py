@@ -89,7 +89,7 @@ Of the rest of `SEALED` nothing is said without seccomp: their arguments are one
 nothing is there to be reached, so that a refusal would prove nothing.
 """
 
-OUT_OF_MEMORY = "killed SIGKILL" if control_groups.USABLE else "THROUGH"
+OUT_OF_MEMORY = "oom" if control_groups.USABLE else "THROUGH"
 """What becomes of who takes more memory than he may, where only a control group counts it."""
 
 WITHOUT: Mapping[str, Mapping[str, str]] = {

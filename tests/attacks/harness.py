@@ -87,11 +87,15 @@ class Attacked(Daemon):
         )
 
     def outcome(self, name: str) -> str:
-        """What became of an attack: `refused ERRNO`, `killed SIGNAL` or `THROUGH`."""
+        """What became of an attack: `refused ERRNO`, `killed SIGNAL`, `oom` or `THROUGH`."""
         ended = self.ended(name)
         said = [
             str(line["message"]) for line in self.lines(name) if str(line["message"]).startswith(f"{name}:")
         ]
         if said:
             return said[0].partition(": ")[2].strip()
+        if ended["reason"] == "oom":
+            assert ended["oom_kills"] > 0
+            assert ended["limit"] == "process_memory"
+            return "oom"
         return f"killed {ended['signal']}" if "signal" in ended else f"ended {json.dumps(ended)}"

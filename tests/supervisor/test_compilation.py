@@ -37,8 +37,9 @@ def ended(
     too_long: bool = False,
     too_late: bool = False,
     printed: str = "",
+    oom_kills: int = 0,
 ) -> Ended:
-    return Ended(status, signal, cpu_seconds, output, whole, too_long, too_late, printed)
+    return Ended(status, signal, cpu_seconds, output, whole, too_long, too_late, printed, oom_kills)
 
 
 def test_a_blob_is_taken() -> None:
@@ -88,6 +89,11 @@ LOAD_ERRORS = {
     "killed by somebody": (
         ended(signal=signal.SIGKILL, cpu_seconds=29.9),
         f"it was not compiled: the compiler was ended by SIGKILL: {OTHER}",
+    ),
+    "memory, killed": (
+        ended(signal=signal.SIGKILL, oom_kills=1),
+        "it was not compiled: the compiler had reached its limit of 256 MiB of memory for a module of 1024 bytes: "
+        + SMALLER,
     ),
     "memory, told": (
         ended(77, output=b"x"),

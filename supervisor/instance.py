@@ -164,7 +164,9 @@ class Instance:
                 return Ending(Evidence(intent=self._intent, ready_timeout=limit), 0.0, None, None)
             if isinstance(compiled, LoadError):
                 return _not_compiled("load-error", compiled.message, reports.STATUS["load-error"])
-            caps = Caps.beside(self.manifest.limits.process_memory, self.manifest.limits.cpu)
+            # Native code that cannot be written any more is no data (RLIMIT_DATA), but it is memory.
+            memory = self.manifest.limits.process_memory + len(compiled.blob)
+            caps = Caps.beside(memory, self.manifest.limits.cpu)
             async with self._confining.group(f"{self.index:x}", caps) as group:
                 with (
                     ExitStack() as worker_ends,

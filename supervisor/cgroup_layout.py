@@ -28,6 +28,9 @@ MEMORY_SLACK = 64 * MIB
 PROCESSES = 32
 """Processes and threads of a worker or a compiler; an honest one has five."""
 
+NEAR = MIB
+"""Memory is taken in batches: who was refused some may have been so much below his limit."""
+
 MAY_BE_MISSING = ("memory.swap.max", "memory.memsw.limit_in_bytes")
 """Files that a kernel which does not account for swap has not."""
 
@@ -93,7 +96,10 @@ def trees(mountinfo: str, own: str) -> list[tuple[Tree, ...]]:
 
 def memberships(told: str) -> dict[str, str]:
     """The path of its group in each hierarchy by controllers, from /proc/PID/cgroup; of version 2 by an empty key."""
-    return {key: path for _, key, path in (line.split(":", 2) for line in told.splitlines())}
+    return {
+        key: path
+        for _, key, path in (line.split(":", 2) for line in told.split("\n") if line.count(":") >= 2)
+    }
 
 
 def settings(tree: Tree, caps: Caps) -> Iterator[tuple[str, str]]:
@@ -125,6 +131,18 @@ def oom_file(tree: Tree) -> str:
     return "memory.events" if tree.version == 2 else "memory.oom_control"
 
 
+def limit_file(tree: Tree) -> str:
+    """The file that tells whether a group itself has met its limit of memory."""
+    return "memory.events" if tree.version == 2 else "memory.max_usage_in_bytes"
+
+
+def met(tree: Tree, told: str, caps: Caps) -> bool:
+    """Whether it has, from that file. (Version 1's memory.failcnt was seen to stay 0 where the limit was met.)"""
+    if tree.version == 2:
+        return bool(re.search(r"^(max|oom) [1-9]\d*$", told, re.MULTILINE))
+    return int(told) >= caps.memory - NEAR
+
+
 def oom_kills(told: str) -> int:
     """The count, from that file; 0 on kernels that do not tell."""
     found = re.search(r"^oom_kill (\d+)$", told, re.MULTILINE)
@@ -133,10 +151,11 @@ def oom_kills(told: str) -> int:
 
 def _mounts(mountinfo: str) -> Iterator[tuple[int, str, str, set[str]]]:
     """Version, root, mount point and options of each mounted hierarchy."""
-    for line in mountinfo.splitlines():
+    for line in mountinfo.split("\n"):  # and no other separators: a mount point may hold them
         before, _, after = line.partition(" - ")
-        kind, _, options = after.split(" ", 2)
-        if kind in ("cgroup", "cgroup2"):
+        kind, _, options = after.partition(" ")
+        options = options.partition(" ")[2]
+        if kind in ("cgroup", "cgroup2") and before.count(" ") >= 4:
             root, point = map(_unescaped, before.split(" ")[3:5])
             yield 2 if kind == "cgroup2" else 1, root, point, set(options.split(","))
 

@@ -17,6 +17,7 @@ import itertools
 import logging
 import os
 import signal
+import time
 from collections.abc import AsyncGenerator, Generator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -47,6 +48,8 @@ class Group:
         self._joined = [(tree, tree.folder / name) for tree in where]
         self._name = name
         self._caps = caps
+        self._given: list[Path] = []
+        """Files that keep what the group around us gives, since it gives less."""
 
     def make(self) -> None:
         """All of it or nothing. Raises `OSError`."""
@@ -56,7 +59,13 @@ class Group:
                 folder.mkdir()
                 made.append(folder)
                 for file, value in self._files(tree, folder):
-                    _write(file, value)
+                    try:
+                        _write(file, value)
+                    except OSError as exc:
+                        # Version 1 refuses a larger share than the group around it has, which holds anyway.
+                        if exc.errno != errno.EINVAL or file.name != "cpu.cfs_quota_us":
+                            raise
+                        self._given.append(file)
         except OSError:
             for folder in made:
                 folder.rmdir()
@@ -69,10 +78,16 @@ class Group:
                 _write(folder / "cgroup.procs", str(pid))
 
     def oom_kills(self) -> int:
-        """How many of its processes were killed because its memory was used up."""
+        """How many of its processes were killed because its own memory was used up, and not that of a group around it
+        or of the machine. 0 where that cannot be read."""
         for tree, folder in self._joined:
             if "memory" in tree.controllers:
-                return cgroup_layout.oom_kills(_read(folder / cgroup_layout.oom_file(tree)))
+                try:
+                    told = _read(folder / cgroup_layout.limit_file(tree))
+                    if cgroup_layout.met(tree, told, self._caps):
+                        return cgroup_layout.oom_kills(_read(folder / cgroup_layout.oom_file(tree)))
+                except OSError as exc:
+                    LOG.error("cannot read whether %s was out of memory: %s", self._name, exc)
         return 0
 
     def seen(self, pid: int) -> Layer:
@@ -95,12 +110,7 @@ class Group:
     def kill(self) -> None:
         """What is in it, however it came there."""
         for _, folder in self._joined:
-            try:
-                _write(folder / "cgroup.kill", "1")
-            except OSError:  # version 1, and version 2 before Linux 5.14
-                for pid in _read(folder / "cgroup.procs").split():
-                    with suppress(ProcessLookupError):
-                        os.kill(int(pid), signal.SIGKILL)
+            _kill(folder)
 
     def remove(self) -> bool:
         """False when something is still in it. Raises `OSError` for everything else."""
@@ -117,6 +127,8 @@ class Group:
 
     def _files(self, tree: Tree, folder: Path) -> Generator[tuple[Path, str], None, None]:
         for name, value in cgroup_layout.settings(tree, self._caps):
+            if folder / name in self._given:
+                continue
             if name not in MAY_BE_MISSING or (folder / name).exists():
                 yield folder / name, value
 
@@ -176,12 +188,29 @@ class Groups:
     def clean(self) -> None:
         """Remove what a supervisor that was killed has left: empty groups, for its workers have died with it."""
         for folder in list(self.folders()):
-            for pid in _read(folder / "cgroup.procs").split():
-                LOG.warning("process %s is left in %s: it is killed", pid, folder)
-                with suppress(ProcessLookupError):
-                    os.kill(int(pid), signal.SIGKILL)
-            with suppress(OSError):
-                folder.rmdir()
+            for _ in range(REMOVE_TRIES):
+                try:
+                    folder.rmdir()
+                except OSError as exc:
+                    if exc.errno != errno.EBUSY:
+                        break
+                    LOG.warning("something is left in %s: it is killed", folder)
+                    _kill(folder)
+                    time.sleep(REMOVE_SECONDS)  # before anything else has begun
+                else:
+                    break
+
+
+def _kill(folder: Path) -> None:
+    try:
+        _write(folder / "cgroup.kill", "1")
+    except OSError:  # version 1, and version 2 before Linux 5.14
+        with suppress(FileNotFoundError):
+            for pid in map(int, _read(folder / "cgroup.procs").split()):
+                # Who is in a namespace that we do not see is 0 there; to signal that is to signal ourselves.
+                if pid > 0:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
 
 
 async def _remove(group: Group) -> None:
@@ -211,6 +240,12 @@ def opened(whose: str) -> Generator[Groups, None, None]:
         yield _first_usable(whose, stack)
 
 
+def holder(folder: Path) -> str:
+    """Who holds this folder, as `opened` wants it: the folder itself and not its path, which others may have too."""
+    found = folder.stat()
+    return f"{folder}:{found.st_dev}:{found.st_ino}"
+
+
 def possible(whose: str) -> list[Groups]:
     """The ways there may be, the best first. Raises `OSError`."""
     # By a name that leads from one start to the next, and that has no more in it than a file's name may have.
@@ -225,7 +260,7 @@ def _first_usable(whose: str, stack: ExitStack) -> Groups:
         for groups in possible(whose):
             try:
                 groups.use(stack)
-            except Unavailable as exc:
+            except (Unavailable, OSError) as exc:
                 reasons.append(str(exc))
             else:
                 return groups
@@ -245,6 +280,8 @@ def _controllers_for_children(folder: Path, leaf: Path) -> Generator[None, None,
     is_root = not (folder / "cgroup.type").exists()  # to which the rule does not apply
 
     def undo() -> None:
+        if is_root:
+            return  # others may use by now what we have begun, and nobody was moved
         for file, value in (
             (folder / "cgroup.subtree_control", " ".join(f"-{each}" for each in wanted)),
             (folder / "cgroup.procs", str(os.getpid())),
@@ -272,7 +309,7 @@ def _controllers_for_children(folder: Path, leaf: Path) -> Generator[None, None,
 
 
 def _read(file: Path) -> str:
-    return file.read_text().rstrip("\n")
+    return os.fsdecode(file.read_bytes()).rstrip("\n")
 
 
 def _write(file: Path, value: str) -> None:

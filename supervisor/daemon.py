@@ -59,7 +59,7 @@ async def run(using: Configuration, catalogue: Catalogue, *, insecure: bool = Fa
         spine = stack.enter_context(folders.fresh(using.runtime_dir / "spine"))
         logs = folders.made(using.state_dir / "logs")
         files = LogFiles(logs, using.log.file_bytes, using.log.file_count)
-        own = stack.enter_context(cgroups.opened(os.fspath(using.runtime_dir.absolute())))
+        own = stack.enter_context(cgroups.opened(cgroups.holder(using.runtime_dir.absolute())))
         confining = await _confining(using, own, insecure=insecure)
         try:
             async with _in_background(files.run):

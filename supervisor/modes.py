@@ -44,7 +44,8 @@ WALLS = ("namespaces", "root", "landlock")
 
 LOST: Mapping[Mode, str] = {
     Mode.A: "nothing is lost",
-    Mode.B: "hard caps of memory and processes, or a user for each capsule, are lost: limits of the process stand in",
+    Mode.B: "hard caps of memory and processes, or a user for each capsule, are lost: limits of the process stand in, "
+    "which do not count all memory that a guest who has broken out can take",
     Mode.C: "of two walls behind seccomp one is lost; without namespaces seccomp alone keeps UDP, System V memory and "
     "sockets of the same user out",
     Mode.D: "single layer: seccomp alone keeps files and the network out",
@@ -66,8 +67,9 @@ ADVICE: Mapping[str, str] = {
     "landlock": "use a kernel from 5.13 on with landlock in its list of security modules (lsm=landlock,… at boot)",
     "seccomp": "use x86-64 or aarch64, and a kernel with CONFIG_SECCOMP_FILTER from 4.14 on",
     "cgroup": (
-        "run capsuled as root, or as a service of systemd with Delegate=yes: a group of its own in which it may limit "
-        "memory, pids and cpu; in a container the control groups must be mounted writable"
+        "run capsuled as root, or as a service of systemd with Delegate=yes (as root too, or systemd stops all for one "
+        "capsule that is out of memory): in a group of its own it may limit memory, pids and cpu; in a container the "
+        "control groups must be mounted writable"
     ),
 }
 """What the operator can do about a layer that is missing."""

@@ -147,3 +147,20 @@ def test_oom_kills_are_read() -> None:
     assert cgroup_layout.oom_kills("low 0\nhigh 0\nmax 12\noom 3\noom_kill 2\noom_group_kill 0") == 2
     assert cgroup_layout.oom_kills("oom_kill_disable 0\nunder_oom 0\noom_kill 5") == 5
     assert cgroup_layout.oom_kills("oom_kill_disable 0\nunder_oom 0") == 0
+
+
+def test_a_limit_that_was_met() -> None:
+    """The group's own, in the file of either version; else it was killed for somebody else's."""
+    two, one = Tree(2, CONTROLLERS, "/", Path("/x")), Tree(1, ("memory",), "/", Path("/x"))
+    caps = CAPS._replace(memory=64 << 20)
+    assert cgroup_layout.met(two, "low 0\nhigh 0\nmax 12\noom 0\noom_kill 1", caps)
+    assert not cgroup_layout.met(two, "low 3\nhigh 0\nmax 0\noom 0\noom_kill 1", caps)
+    assert cgroup_layout.met(one, str(64 << 20), caps)
+    assert not cgroup_layout.met(one, str(60 << 20), caps)
+
+
+def test_mount_points_that_hold_separators() -> None:
+    """What only looks like the end of a line, and lines that are none, change nothing."""
+    strange = "50 1 0:9 / /mnt/a\x0cb\udcfc rw - tmpfs t rw\nnonsense\n"
+    ((found,),) = cgroup_layout.trees(f"{strange}{SYSTEMD}", "0::/\nnonsense")
+    assert found.folder == Path("/sys/fs/cgroup")

@@ -265,6 +265,15 @@ def test_the_root_may_have_both(unified: Path) -> None:
     (unified / "cgroup.type").unlink()
     with cgroups._controllers_for_children(unified, unified / "leaf"):  # pyright: ignore[reportPrivateUsage]
         assert (unified / "leaf/cgroup.procs").read_text() == ""
+    assert (unified / "cgroup.subtree_control").read_text() == "+memory +pids +cpu", (
+        "others may use them by now"
+    )
+
+
+def test_who_cannot_be_seen_is_not_signalled(tmp_path: Path) -> None:
+    """A process of another namespace is 0 in the list: to signal that would be to signal our own group."""
+    (tmp_path / "cgroup.procs").write_text("0\n")
+    cgroups._kill(tmp_path)  # pyright: ignore[reportPrivateUsage]
 
 
 def test_children_that_are_limited_already(unified: Path) -> None:
@@ -307,6 +316,8 @@ def test_what_is_read_of_a_group_of_version_2(tmp_path: Path) -> None:
     folder.mkdir()
     for file, value in cgroup_layout.settings(tree, CAPS):
         (folder / file).write_text(f"{value}\n")
-    (folder / "memory.events").write_text("oom 1\noom_kill 1\n")
+    (folder / "memory.events").write_text("max 0\noom 0\noom_kill 1\n")
+    assert group.oom_kills() == 0, "it was not for its own limit"
+    (folder / "memory.events").write_text("max 3\noom 1\noom_kill 1\n")
     assert group.oom_kills() == 1
     assert "it is in " in group.seen(os.getpid()).why

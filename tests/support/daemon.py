@@ -332,15 +332,19 @@ class Daemon:
 
     def groups(self) -> list[Path]:
         """Its control groups that are there."""
-        return [folder for each in cgroups.possible(os.fspath(self.runtime)) for folder in each.folders()]
+        if not self.runtime.exists():
+            return []
+        possible = cgroups.possible(cgroups.holder(self.runtime))
+        return [folder for each in possible for folder in each.folders()]
 
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.stop(signal.SIGKILL)
         self.descendants.left(2.0)
         self.descendants.kill()
-        with cgroups.opened(os.fspath(self.runtime)):
-            pass  # as the next start would
+        if self.runtime.exists():
+            with cgroups.opened(cgroups.holder(self.runtime)):
+                pass  # as the next start would
 
 
 def called(messages: Iterable[str]) -> Iterator[Called]:

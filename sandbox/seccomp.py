@@ -99,10 +99,15 @@ _PROBED = (
 )
 """Refused, and survived. It is true of every library here that it goes on without."""
 
-_PROT_EXEC = 0x4
+_PROT_WRITE, _PROT_EXEC = 0x2, 0x4
 _MAP_SHARED = 0x1  # also set in MAP_SHARED_VALIDATE
+_MAP_GROWSDOWN = 0x100
 _NO_EXEC = Check(2, _PROT_EXEC, 0)
-_NOT_SHARED = Check(3, _MAP_SHARED, 0)
+
+# RLIMIT_DATA counts what is private, can be written, and is no stack (setrlimit(2)): memory that is anything else could
+# be taken without a limit, and so could memory that was written and is made read-only then.
+_COUNTED = Check(3, _MAP_SHARED | _MAP_GROWSDOWN, 0)
+_WRITABLE = Check(2, _PROT_WRITE | _PROT_EXEC, _PROT_WRITE)
 
 _THREAD_FLAGS = 0x003D_0F00
 """What pthread_create(3) gives to clone(2): VM, FS, FILES, SIGHAND, THREAD, SYSVSEM, SETTLS, PARENT_SETTID,
@@ -138,7 +143,7 @@ def first_stage(pid: int) -> tuple[Rule, ...]:
     """While the module is read and compiled. `pid` is the process's own, as it sees it."""
     return (
         *_both(pid),
-        Rule("mmap", when=((_NOT_SHARED,),)),
+        Rule("mmap", when=((_COUNTED,),)),
         Rule("mprotect"),
         Rule("pread64"),
         Rule("clone", when=((_A_THREAD,),), otherwise=Action.KILL),
@@ -152,8 +157,8 @@ def second_stage(pid: int) -> tuple[Rule, ...]:
     """While the guest runs. `pid` is the process's own, as it sees it."""
     return (
         *_both(pid),
-        Rule("mmap", when=((_NO_EXEC, _NOT_SHARED),)),
-        Rule("mprotect", when=((_NO_EXEC,),)),
+        Rule("mmap", when=((_NO_EXEC, _COUNTED),)),
+        Rule("mprotect", when=((_WRITABLE,),)),
         # A library that wants a thread is told that there is none; a new process is no library's business.
         Rule("clone", Action.EPERM, when=((_A_THREAD,),), otherwise=Action.KILL),
         *(Rule(call, Action.EPERM) for call in ("prlimit64", "pread64")),

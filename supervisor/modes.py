@@ -45,7 +45,7 @@ WALLS = ("namespaces", "root", "landlock")
 LOST: Mapping[Mode, str] = {
     Mode.A: "nothing is lost",
     Mode.B: "hard caps of memory and processes, or a user for each capsule, are lost: limits of the process stand in, "
-    "which do not count all memory that a guest who has broken out can take",
+    "and seccomp, which refuses memory that they do not count",
     Mode.C: "of two walls behind seccomp one is lost; without namespaces seccomp alone keeps UDP, System V memory and "
     "sockets of the same user out",
     Mode.D: "single layer: seccomp alone keeps files and the network out",

@@ -53,6 +53,7 @@ SEALED: Mapping[str, str] = {
     "map-executable": PERM,
     "map-shared": PERM,
     "map-private": "refused ENOMEM",
+    "map-read-only": PERM,
     "raise-limit": KILLED,
     "sysv-shm": KILLED,
 }
@@ -83,11 +84,15 @@ SECCOMP_ALONE = (
 )
 """Let through where seccomp is missing: the process's own memory, its own namespace's, and its own group.
 
-Shared memory is let through as well where no control group limits it (`WITHOUT`).
+Shared memory, and memory that is made read-only, are let through as well where no control group limits them
+(`MEMORY`).
 
 Of the rest of `SEALED` nothing is said without seccomp: their arguments are ones that the kernel itself refuses, or
 nothing is there to be reached, so that a refusal would prove nothing.
 """
+
+MEMORY = ("map-shared", "map-read-only")
+"""What no limit of the process counts: held by seccomp, and by a control group where there is one."""
 
 OUT_OF_MEMORY = "oom" if control_groups.USABLE else "THROUGH"
 """What becomes of who takes more memory than he may, where only a control group counts it."""

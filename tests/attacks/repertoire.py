@@ -11,7 +11,7 @@ import mmap
 import os
 import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _PAGE = 4096
@@ -57,36 +57,26 @@ def _unix(*names: str) -> Callable[[], object]:
     return lambda: _stream(socket.AF_UNIX, _below(*names))()  # noqa: PLW0108  (the folder is not known yet)
 
 
-def _sibling() -> None:
-    """Another capsule's edge: whichever answers, our own does not, for its listener is a descriptor here."""
-    refused: OSError | None = None
-    for number in range(1, 200):
-        try:
-            _unix("rt", "edges", f"{number:08x}")()
-        except OSError as exc:
-            refused = exc
-        else:
-            return
-    assert refused is not None
-    raise refused
-
-
-def _open_one(*paths: str) -> Callable[[], object]:
-    """Any of them, to write; nothing is written."""
+def _one_of(attempts: Iterable[Callable[[], object]]) -> Callable[[], object]:
+    """Whichever gets through first. Refused as the last of them."""
 
     def attempt() -> None:
-        refused: OSError | None = None
-        for path in paths:
+        refused = OSError(errno.ENOENT, "there was nothing to try")
+        for each in attempts:
             try:
-                os.close(os.open(path, os.O_WRONLY))
+                each()
             except OSError as exc:
                 refused = exc
             else:
                 return
-        assert refused is not None
         raise refused
 
     return attempt
+
+
+def _open_to_write(path: str) -> Callable[[], object]:
+    """Nothing is written."""
+    return lambda: os.close(os.open(path, os.O_WRONLY))
 
 
 def _inherited() -> None:
@@ -113,6 +103,22 @@ def _take(flags: int, protection: int, size: int) -> Callable[[], object]:
                 taken[at] = 1
 
     return take
+
+
+def _take_and_protect() -> None:
+    """Memory that was written, and cannot be written any more: RLIMIT_DATA does not count it."""
+    part = 16 * 1024 * 1024
+    for _ in range(_LARGE // part):
+        taken = mmap.mmap(-1, part, _PRIVATE, _DATA)
+        for at in range(0, part, _PAGE):
+            taken[at] = 1
+        where = ctypes.addressof(ctypes.c_char.from_buffer(taken))
+        _kept.append(taken)
+        if _libc.mprotect(ctypes.c_void_p(where), ctypes.c_size_t(part), mmap.PROT_READ) < 0:
+            raise OSError(ctypes.get_errno(), "mprotect")
+
+
+_kept: list[mmap.mmap] = []
 
 
 def _fork() -> None:
@@ -146,13 +152,16 @@ ATTACKS: Mapping[str, Callable[[], object]] = {
     "udp": _udp,
     "control-socket": _unix("rt", "control.sock"),
     "spine-socket": _unix("rt", "spine", "pub"),
-    "sibling-edge": _sibling,
+    # Whoever's: our own is a descriptor, and no more to be reached by its path than the others'.
+    "sibling-edge": _one_of([_unix("rt", "edges", f"{number:08x}") for number in range(1, 200)]),
     "read-shadow": lambda: os.open("/etc/shadow", os.O_RDONLY),
     "write-state": lambda: os.open(_below("st", "attack"), os.O_WRONLY | os.O_CREAT),
     "read-manifest": lambda: os.open(_below("capsuled.toml"), os.O_RDONLY),
     "environ": lambda: os.open("/proc/1/environ", os.O_RDONLY),
-    "core-pattern": _open_one("/proc/sys/kernel/core_pattern"),
-    "leave-cgroup": _open_one("/sys/fs/cgroup/cgroup.procs", "/sys/fs/cgroup/pids/cgroup.procs"),
+    "core-pattern": _open_to_write("/proc/sys/kernel/core_pattern"),
+    "leave-cgroup": _one_of(
+        [_open_to_write(f"/sys/fs/cgroup/{each}cgroup.procs") for each in ("", "pids/", "unified/")]
+    ),
     "inherited": _inherited,
     "unix-abstract": _stream(socket.AF_UNIX, "\0capsuled"),
     "fork": _fork,
@@ -180,6 +189,7 @@ ATTACKS: Mapping[str, Callable[[], object]] = {
     "map-executable": _take(_PRIVATE, _DATA | mmap.PROT_EXEC, _PAGE),
     "map-shared": _take(_SHARED, _DATA, _LARGE),
     "map-private": _take(_PRIVATE, _DATA, _LARGE),
+    "map-read-only": _take_and_protect,
     "raise-limit": _raw(160, 7, 0),
     "sysv-shm": _raw(29, 0, _PAGE, 0o1600),
 }

@@ -14,7 +14,7 @@ from capsuled.supervisor.modes import LAYERS
 
 from ..e2e import lives
 from . import harness
-from .expected import OUT_OF_MEMORY, SEALED, SECCOMP_ALONE, TWO_WALLS, WITHOUT
+from .expected import MEMORY, OUT_OF_MEMORY, SEALED, SECCOMP_ALONE, TWO_WALLS, WITHOUT
 from .harness import Attacked
 
 NEVER = '[supervision]\nrestart = "never"\n'
@@ -76,11 +76,11 @@ def test_no_attack_gets_through(missing: str, matrix: dict[str, dict[str, str]])
 
 def test_without_seccomp(matrix: dict[str, dict[str, str]]) -> None:
     """Where seccomp is missing other layers still refuse what has two walls; the table names what has one."""
-    found = attack("seccomp", (*TWO_WALLS, *SECCOMP_ALONE, "map-shared"))
+    found = attack("seccomp", (*TWO_WALLS, *SECCOMP_ALONE, *MEMORY))
     matrix["seccomp"] = found
     assert [name for name in TWO_WALLS if not found[name].startswith("refused ")] == []
     assert {name: found[name] for name in SECCOMP_ALONE} == dict.fromkeys(SECCOMP_ALONE, "THROUGH")
-    assert found["map-shared"] == OUT_OF_MEMORY
+    assert {name: found[name] for name in MEMORY} == dict.fromkeys(MEMORY, OUT_OF_MEMORY)
 
 
 def test_the_harness_refuses_to_attack_from_shared_namespaces() -> None:

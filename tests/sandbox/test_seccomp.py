@@ -23,6 +23,7 @@ both_stages = pytest.mark.parametrize("stage", STAGES)
 
 PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
 MAP_SHARED, MAP_PRIVATE, MAP_SHARED_VALIDATE, MAP_ANONYMOUS, MAP_NORESERVE = 1, 2, 3, 0x20, 0x4000
+MAP_GROWSDOWN = 0x100
 THREAD = 0x003D_0F00  # as strace(1) shows it of pthread_create(3)
 
 STEADY = [
@@ -165,7 +166,12 @@ CASES: list[tuple[str, tuple[int, ...], Action, Action]] = [
     ("mmap", (0, 4096, PROT_READ, MAP_SHARED), Action.EPERM, Action.EPERM),
     ("mmap", (0, 4096, PROT_READ, MAP_SHARED_VALIDATE | MAP_ANONYMOUS), Action.EPERM, Action.EPERM),
     ("mmap", (0, 4096, PROT_EXEC, MAP_SHARED | MAP_ANONYMOUS), Action.EPERM, Action.EPERM),
+    ("mmap", (0, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_GROWSDOWN), Action.EPERM, Action.EPERM),
     ("mprotect", (0, 4096, PROT_READ | PROT_WRITE), Action.ALLOW, Action.ALLOW),
+    ("mprotect", (0, 4096, PROT_WRITE), Action.ALLOW, Action.ALLOW),
+    ("mprotect", (0, 4096, PROT_READ), Action.ALLOW, Action.EPERM),
+    ("mprotect", (0, 4096, 0), Action.ALLOW, Action.EPERM),
+    ("mprotect", (0, 4096, PROT_READ | PROT_WRITE | PROT_EXEC), Action.ALLOW, Action.EPERM),
     ("mprotect", (0, 4096, PROT_READ | PROT_EXEC), Action.ALLOW, Action.EPERM),
     ("mprotect", (0, 4096, 0x0100_0000 | PROT_EXEC), Action.ALLOW, Action.EPERM),
     *(("fcntl", (3, command), Action.ALLOW, Action.ALLOW) for command in (1, 2, 3, 4)),

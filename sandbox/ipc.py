@@ -169,9 +169,8 @@ class Ipc:
 
     def flush_due(self) -> None:
         """Send what has been held back for its time. For calls that have nothing else to do with messages."""
-        if (
-            self._outgoing.bytes or self._inbox.lost_requests
-        ) and time.monotonic() - self._last_flush >= FLUSH_SECONDS:
+        waits = self._outgoing.bytes or self._inbox.lost_requests
+        if waits and time.monotonic() - self._last_flush >= FLUSH_SECONDS:
             self._flush()
 
     # ── subscriptions ────────────────────────────────────────────────────────────────────────────

@@ -92,7 +92,7 @@ class Requests:
         """Whether `responder` had that request, which is over by now: once for each, as long as that is remembered."""
         responders = self._over.get(seq)
         if responders is None:
-            return seq <= self._forgotten
+            return seq <= self._forgotten and seq not in self.pending
         if responder not in responders:
             return False
         responders.discard(responder)

@@ -112,6 +112,18 @@ def test_so_many_are_remembered_after_their_end() -> None:
     assert not requests.late(2, TWO), "once"
 
 
+def test_an_old_request_that_waits_is_nobody_elses() -> None:
+    """However many have ended since: who was not asked is not late with an answer to it."""
+    requests = Requests()
+    requests.open(1, pending(1, ONE, asker=99))
+    for seq in range(2, MAX_OVER + 4):
+        requests.open(seq, pending(seq, ONE))
+        requests.answer(seq, ONE)
+    assert requests.late(2, TWO)
+    assert not requests.late(1, TWO)
+    assert requests.holds(1, ONE)
+
+
 def test_giving_up_ends_one() -> None:
     """The asker's own of that handle, and no other's; once."""
     requests = Requests()

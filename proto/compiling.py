@@ -1,8 +1,9 @@
 """What the supervisor tells a compiler process, and how that answers.
 
-The order, with the module in it, is the process's standard input, a sealed memory file. Its standard output is the
-blob (`blob`), or the sentence that says why there is none; which of the two, its exit status says. Where it confines
-itself in namespaces, it goes on in a clone, and a line with the pid of that comes before all.
+The order, with the module in it, comes on the process's standard input, up to its end: a pipe, into which the
+supervisor writes when the process is where it is limited, and not before. Its standard output is the blob (`blob`), or
+the sentence that says why there is none; which of the two, its exit status says. Where it confines itself in
+namespaces, it goes on in a clone, and a line with the pid of that comes before all.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """``python -I -B -m capsuled.sandbox.compiler``: compiles one module, and ends.
 
 A module attacks the compiler before it attacks the host: compilers are large, and this one runs native code of its
-own over whatever an author has sent. So it runs in a process that has nothing but its order (standard input: a sealed
-memory file), a pipe for what it has made, and one for what its libraries print. What it makes is believed in nothing:
+own over whatever an author has sent. So it runs in a process that has nothing but a pipe that its order comes in on
+(standard input), one for what it has made, and one for what its libraries print. What it makes is believed in nothing:
 it is run in a worker that is sealed, as a guest is.
 """
 
@@ -23,6 +23,8 @@ from capsuled.sandbox.engine.seam import EngineError, GuestLimits
 from capsuled.sandbox.sealing import Step
 
 ORDER_FD, OUTPUT_FD = 0, 1
+
+READ_BYTES = 1024 * 1024
 
 SPARE_DESCRIPTORS = 16
 """The three that it has, and what the threads of its compiler need when they start."""
@@ -52,8 +54,11 @@ def main() -> NoReturn:
 
 
 def take_order() -> CompileOrder:
-    """Read the order, and put nothing in its place."""
-    order = compiling.decode(os.pread(ORDER_FD, os.fstat(ORDER_FD).st_size, 0))
+    """Read the order to its end, and put nothing in its place. Until it comes, this process waits."""
+    data = bytearray()
+    while part := os.read(ORDER_FD, READ_BYTES):
+        data += part
+    order = compiling.decode(bytes(data))
     null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     os.dup2(null, ORDER_FD)
     os.close(null)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack, suppress
+from functools import partial
 from typing import NoReturn
 
 import trio
@@ -18,7 +19,7 @@ import trio
 from capsuled.proto import compiling
 from capsuled.proto.compiling import CompileOrder
 from capsuled.proto.order import Confinement
-from capsuled.supervisor import cgroups, descriptors, spawn
+from capsuled.supervisor import cgroups, spawn
 from capsuled.supervisor.blobs import Compiled, Shelf
 from capsuled.supervisor.cgroup_layout import Caps
 from capsuled.supervisor.cgroups import Group
@@ -177,12 +178,12 @@ class Compiler:
             module=job.wasm,
         )
         with ExitStack() as ours, ExitStack() as theirs:
-            stdin = descriptors.order_file(compiling.encode(order), theirs)
+            stdin, its_stdin = _writable_pipe(ours, theirs)
             stdout, its_stdout = _pipe(ours, theirs)
             stderr, its_stderr = _pipe(ours, theirs)
             process = spawn.spawn(
                 self._command,
-                stdin=stdin,
+                stdin=its_stdin,
                 stdout=its_stdout,
                 stderr=its_stderr,
                 environment=spawn.WORKER_ENVIRONMENT,
@@ -193,7 +194,8 @@ class Compiler:
                 stdout, self._bounds.output(size), clones=confinement.namespaces != "none", group=group
             )
             printed = _Output(stderr, self._bounds.most_printed)
-            ended = await _watch(process, group, output, printed, self._bounds.seconds)
+            feed = partial(_feed, stdin, compiling.encode(order))
+            ended = await _watch(process, group, feed, output, printed, self._bounds.seconds)
         if ended.printed:
             LOG.warning("a compiler has printed: %r", last_line(ended.printed))
         return verdict(ended, order, self._bounds)
@@ -262,14 +264,29 @@ class _Output:
             self._clones = False
 
 
-async def _watch(process: Process, group: Group, output: _Output, printed: _Output, seconds: float) -> Ended:
+async def _feed(pipe: trio.lowlevel.FdStream, order: bytes) -> None:
+    """Write the order, and its end. Whoever has ended before he had read it has said why."""
+    with suppress(trio.BrokenResourceError):
+        async with pipe:
+            await pipe.send_all(order)
+
+
+async def _watch(
+    process: Process,
+    group: Group,
+    feed: Callable[[], Awaitable[None]],
+    output: _Output,
+    printed: _Output,
+    seconds: float,
+) -> Ended:
     """Wait for the end of a compiler, or bring it about. However this ends, the process has been reaped."""
     too_late = False
     try:
         group.join(process.pid)
-        async with trio.open_nursery() as readers:
-            readers.start_soon(output.read, process)
-            readers.start_soon(printed.read, process)
+        async with trio.open_nursery() as talkers:
+            talkers.start_soon(feed)  # now: before it is in its group it has no order
+            talkers.start_soon(output.read, process)
+            talkers.start_soon(printed.read, process)
             ended: Exit | None = None
             with trio.move_on_after(seconds):
                 ended = await process.wait()
@@ -277,7 +294,7 @@ async def _watch(process: Process, group: Group, output: _Output, printed: _Outp
                 too_late = True
                 process.kill()
                 ended = await process.wait()
-            readers.cancel_scope.deadline = trio.current_time() + DRAIN_SECONDS
+            talkers.cancel_scope.deadline = trio.current_time() + DRAIN_SECONDS
     finally:
         if not process.gone:
             process.kill()
@@ -294,6 +311,15 @@ async def _watch(process: Process, group: Group, output: _Output, printed: _Outp
         printed=bytes(printed.data).decode(errors="replace"),
         oom_kills=group.oom_kills(),
     )
+
+
+def _writable_pipe(ours: ExitStack, theirs: ExitStack) -> tuple[trio.lowlevel.FdStream, int]:
+    """The write end, and the compiler's."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    theirs.callback(os.close, reader)
+    pipe = trio.lowlevel.FdStream(writer)
+    ours.callback(pipe.close)
+    return pipe, reader
 
 
 def _pipe(ours: ExitStack, theirs: ExitStack) -> tuple[int, int]:

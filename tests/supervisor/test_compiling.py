@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
-from collections.abc import Awaitable, Callable, Generator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from capsuled.proto.blob import Head
 from capsuled.proto.order import Confinement
 from capsuled.supervisor import cgroups, probe
 from capsuled.supervisor.blobs import Compiled
+from capsuled.supervisor.cgroup_layout import Caps
+from capsuled.supervisor.cgroups import Group
 from capsuled.supervisor.compilation import BOUNDS, Bounds, Job, LoadError
 from capsuled.supervisor.compiling import COMMAND, CannotCompile, Compiler
 from capsuled.supervisor.confining import Confining
@@ -530,3 +533,53 @@ def test_blobs_are_kept_within_their_bound(room: int, processes: int) -> None:
         assert compiler.processes == processes
 
     using(made(kept_bytes=room, command=acting(ANSWER)), main)
+
+
+LOOKS = """
+import os, select
+waiting, _, _ = select.select([0], [], [], 0.3)
+with open({told!r}, "w") as told: told.write("an order" if waiting else "nothing")
+os.read(0, 1)
+"""
+
+
+class Watching(Group):
+    """A group that asks whoever is put into it what he knows already."""
+
+    def __init__(self, told: Path) -> None:
+        super().__init__("", (), Caps.beside(0, 1.0))
+        self._told = os.open(told, os.O_RDONLY | os.O_NONBLOCK)
+        self.found = b""
+
+    def join(self, pid: int) -> None:
+        select.select([self._told], [], [], 30)
+        self.found = os.read(self._told, 100)
+        os.close(self._told)
+
+
+def test_who_is_not_in_his_group_yet_has_no_order(tmp_path: Path) -> None:
+    """However long it takes to put a compiler there, it has seen nothing of the module till then."""
+    fifo = tmp_path / "told"
+    os.mkfifo(fifo)
+    group = Watching(fifo)
+
+    @asynccontextmanager
+    async def one(name: str, caps: Caps) -> AsyncGenerator[Group, None]:
+        yield group
+
+    async def main(compiler: Compiler) -> None:
+        assert isinstance(await compiler.compile(JOB), LoadError)
+
+    command = acting(LOOKS.format(told=str(fifo)))
+    using(Compiler(UNCONFINED.confinement, one, command=command), main)
+    assert group.found == b"nothing"
+
+
+def test_who_reads_no_order_holds_nobody_up() -> None:
+    """One that ends without it, with more of it to come than a pipe holds, is answered at once."""
+
+    async def main(compiler: Compiler) -> None:
+        found = await compiler.compile(replace(JOB, wasm=bytes(8 * MIB)))
+        assert found == LoadError("it exports nothing")
+
+    using(made(command=acting("import os; os.write(1, b'it exports nothing'); os._exit(65)")), main)

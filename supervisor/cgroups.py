@@ -105,6 +105,9 @@ class Group:
                 if found != value:
                     return Layer(False, f"{file.name} is {found}, and should be {value}")
                 limits.append(f"{file.name} {found}")
+        limits += [
+            f"{file.name} {_read(file)}: the group around it has no more to give" for file in self._given
+        ]
         return Layer(True, ", ".join(limits))
 
     def kill(self) -> None:
@@ -114,16 +117,7 @@ class Group:
 
     def remove(self) -> bool:
         """False when something is still in it. Raises `OSError` for everything else."""
-        for _, folder in self._joined:
-            try:
-                folder.rmdir()
-            except FileNotFoundError:
-                continue
-            except OSError as exc:
-                if exc.errno == errno.EBUSY:
-                    return False
-                raise
-        return True
+        return not [folder for _, folder in self._joined if not _removed(folder)]
 
     def _files(self, tree: Tree, folder: Path) -> Generator[tuple[Path, str], None, None]:
         for name, value in cgroup_layout.settings(tree, self._caps):
@@ -186,19 +180,30 @@ class Groups:
         return itertools.chain.from_iterable(tree.folder.glob(f"{self._prefix}*") for tree in self._trees)
 
     def clean(self) -> None:
-        """Remove what a supervisor that was killed has left: empty groups, for its workers have died with it."""
-        for folder in list(self.folders()):
-            for _ in range(REMOVE_TRIES):
-                try:
-                    folder.rmdir()
-                except OSError as exc:
-                    if exc.errno != errno.EBUSY:
-                        break
-                    LOG.warning("something is left in %s: it is killed", folder)
-                    _kill(folder)
-                    time.sleep(REMOVE_SECONDS)  # before anything else has begun
-                else:
-                    break
+        """Remove what a supervisor that was killed has left: empty groups, for its workers have died with it. What has
+        not is killed and waited for, before anything else begins."""
+        for tries in range(REMOVE_TRIES):
+            left = [folder for folder in self.folders() if not _removed(folder)]
+            if not left:
+                return
+            if not tries:
+                LOG.warning("processes are left in %s: they are killed", ", ".join(map(str, left)))
+            for folder in left:
+                _kill(folder)
+            time.sleep(REMOVE_SECONDS)
+
+
+def _removed(folder: Path) -> bool:
+    """Remove it; False when something is still in it."""
+    try:
+        folder.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError as exc:
+        if exc.errno == errno.EBUSY:
+            return False
+        raise
+    return True
 
 
 def _kill(folder: Path) -> None:
@@ -258,12 +263,14 @@ def _first_usable(whose: str, stack: ExitStack) -> Groups:
     reasons: list[str] = []
     try:
         for groups in possible(whose):
-            try:
-                groups.use(stack)
-            except (Unavailable, OSError) as exc:
-                reasons.append(str(exc))
-            else:
-                return groups
+            with ExitStack() as begun:
+                try:
+                    groups.use(begun)
+                except (Unavailable, OSError) as exc:
+                    reasons.append(str(exc))
+                else:
+                    stack.push(begun.pop_all())
+                    return groups
     except OSError as exc:
         reasons.append(str(exc))
     return none("; ".join(reasons) or "none are mounted that have memory, pids and cpu")

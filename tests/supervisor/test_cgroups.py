@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -196,14 +197,37 @@ def test_what_a_killed_supervisor_has_left() -> None:
     stale.make()
     other.make()
     try:
-        with joined(stale, "os.read(0, 1)") as process:
-            with cgroups.opened(WHOSE):
-                assert process.wait(DEADLINE) == -signal.SIGKILL
-            with cgroups.opened(WHOSE):
-                assert there() == []
+        with joined(stale, "os.read(0, 1)") as process, cgroups.opened(WHOSE):
+            assert there() == []
+            assert process.wait(DEADLINE) == -signal.SIGKILL
         assert list(others.folders())
     finally:
         other.remove()
+
+
+def test_a_share_that_the_group_around_it_has_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Version 1 refuses it with EINVAL: what there is holds, and that is what is told; nothing else is passed over."""
+    tree = Tree(1, ("cpu",), "/", tmp_path)
+
+    def refuse(file: Path, value: str) -> None:
+        if file.name == refused:
+            raise OSError(errno.EINVAL, "Invalid argument", str(file))
+        file.write_text("-1" if file.name == "cpu.cfs_quota_us" else value)
+
+    monkeypatch.setattr(cgroups, "_write", refuse)
+    refused = "cpu.cfs_quota_us"
+    group = Group("one", (tree,), CAPS)
+    group.make()
+    (tmp_path / "one/cpu.cfs_quota_us").write_text("-1")
+    inside = "1:cpu:/one\n"
+    monkeypatch.setattr(cgroups, "_read", lambda file: inside if "proc" in file.parts else file.read_text())
+    assert group.seen(7).why == (
+        "cpu.cfs_period_us 100000, cpu.cfs_quota_us -1: the group around it has no more to give"
+    )
+    refused = "cpu.cfs_period_us"
+    with pytest.raises(OSError, match="Invalid argument"):
+        Group("two", (tree,), CAPS).make()
+    assert not (tmp_path / "two").exists()
 
 
 @control_groups.needed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import cbor2
 import pytest
@@ -13,7 +12,7 @@ from capsuled.proto.control import LOG_LEVELS
 from capsuled.proto.refusals import Errno
 
 from ..support.guests import Padded, Program, buffer, text
-from .stage import Stage, stage, tell
+from .stage import Stage, tell
 
 CONFIG: dict[str, tuple[str, object]] = {
     "text": ('"grüß dich"', "grüß dich"),
@@ -93,14 +92,6 @@ class Cast:
         self.size_first = program.call("log", 4, Padded(b"\xff", MAX_LOG_TEXT + 1))
         self.empty = program.call("log", 0, text(""))
         self.logger = stage.add("logger", program)
-
-
-@pytest.fixture(scope="module")
-def guests(engine: str) -> Iterator[Cast]:
-    with stage(engine) as made:
-        made_cast = Cast(made)
-        made.start()
-        yield made_cast
 
 
 @pytest.mark.parametrize("key", CONFIG)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from ..support.guests import Program, wat
-from .stage import Actor, Stage, stage
+from .stage import Actor, Stage
 
 MEMORY = '(memory (export "memory") 1)'
 RUN = '(func (export "run"))'
@@ -98,14 +96,6 @@ class Cast:
         at_limit = Program(pages=16)
         self.size = at_limit.load("(i64.extend_i32_u (memory.size))")
         self.well = stage.add("well", at_limit, limits=limits)
-
-
-@pytest.fixture(scope="module")
-def guests(engine: str) -> Iterator[Cast]:
-    with stage(engine) as made:
-        made_cast = Cast(made)
-        made.start()
-        yield made_cast
 
 
 @pytest.mark.parametrize("name", MODULES)

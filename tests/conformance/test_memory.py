@@ -6,7 +6,6 @@ So there is no test of that.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import cbor2
@@ -16,7 +15,7 @@ from capsuled.proto import envelopes
 from capsuled.proto.refusals import Errno
 
 from ..support.guests import Argument, Program, buffer, text
-from .stage import Stage, stage, tell
+from .stage import Stage, tell
 
 PAGES = 8
 END = PAGES * 64 * 1024
@@ -114,14 +113,6 @@ class Cast:
         self.too_much = program.load("(i64.extend_i32_s (memory.grow (i32.const 100)))")
         self.still = program.call("random", END + 65_535, 1)
         self.grows = stage.add("grows", program, publish=["g"], subscribe=["g"], limits='memory = "1MiB"')
-
-
-@pytest.fixture(scope="module")
-def guests(engine: str) -> Iterator[Cast]:
-    with stage(engine) as made:
-        made_cast = Cast(made)
-        made.start()
-        yield made_cast
 
 
 @pytest.mark.parametrize("name", OUTSIDE)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import cbor2
@@ -13,7 +12,7 @@ from capsuled.proto import envelopes
 from capsuled.proto.refusals import Errno
 
 from ..support.guests import Argument, Program, Result, blob, buffer, text
-from .stage import MEET, Stage, Told, meet_first, meet_second, stage, tell
+from .stage import MEET, Stage, Told, meet_first, meet_second, tell
 
 MAX_PAYLOAD = 1000
 """`max_payload` of the guest that is refused things."""
@@ -206,14 +205,6 @@ class Cast:
         self.boss = stage.add(
             "boss", boss, publish=["ask", *MEET], subscribe=["answer", *MEET], principal="alice"
         )
-
-
-@pytest.fixture(scope="module")
-def guests(engine: str) -> Iterator[Cast]:
-    with stage(engine) as made:
-        made_cast = Cast(made)
-        made.start()
-        yield made_cast
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import cbor2
-import pytest
 
 from capsuled.proto import envelopes
 from capsuled.proto.refusals import Errno
 
 from ..support.guests import Program, Result, blob, buffer, text
-from .stage import Actor, Stage, stage, tell
+from .stage import Actor, Stage, tell
 
 MIB = 1024 * 1024
 
@@ -164,14 +161,6 @@ class Cast:
             limits='queue_messages = 8\npublish_bytes_per_second = "1GiB"\n'
             "publish_messages_per_second = 10000000",
         )
-
-
-@pytest.fixture(scope="module")
-def guests(engine: str) -> Iterator[Cast]:
-    with stage(engine) as made:
-        made_cast = Cast(made)
-        made.start()
-        yield made_cast
 
 
 def data(actor: Actor, result: Result) -> bytes:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import cbor2
-import pytest
 
-from capsuled.proto import envelopes
 from capsuled.proto.records import MAX_REQUESTS
 from capsuled.proto.refusals import Errno
 
 from ..support.guests import Program, Result, blob, buffer, text
-from .stage import Actor, Stage, stage, tell
+from .stage import Actor, Stage, tell
 
 QUESTION = text(cbor2.dumps({"n": 20}))
 ANSWER = text(cbor2.dumps([21]))
 AT = 1024
-"""Where a guest has what it was asked; the numbers of an epoch need all eight bytes, so the place of `seq` is known."""
+"""Where a guest has what it was asked."""
 
 
 class Cast:
@@ -38,11 +34,7 @@ class Cast:
     def _asked(program: Program, name: str, handle: Result) -> Result:
         """Receive a request, and load its number."""
         program.call("ipc_recv", handle, 20_000, buffer(2000, AT), quiet=True)
-        source = envelopes.source_part(name.encode(), bytes(16), name.encode())
-        model = envelopes.message(
-            f"{name}.ask".encode(), QUESTION.data, source, 1 << 41, 0, 0, envelopes.REQUEST
-        )
-        return program.big_endian(AT + envelopes.envelope([model], 0, 0).index(b"\x63seq\x1b") + 5)
+        return program.number_of_request(AT, f"{name}.ask", QUESTION.data, name)
 
     def _answers(self) -> None:
         program = Program()
@@ -114,14 +106,6 @@ class Cast:
         program.call("ipc_recv", marker, 20_000, buffer(1000), quiet=True)
         self.rest = program.call("ipc_poll", handle, buffer(16_000))
         self.bytes = self._add("bytes", program, 'queue_bytes = "5KiB"')
-
-
-@pytest.fixture(scope="module")
-def guests(engine: str) -> Iterator[Cast]:
-    with stage(engine) as made:
-        cast = Cast(made)
-        made.start()
-        yield cast
 
 
 def test_a_handle_of_its_own(guests: Cast) -> None:

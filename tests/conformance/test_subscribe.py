@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import cbor2
@@ -12,7 +11,7 @@ from capsuled.proto.ledger import MAX_SUBSCRIPTIONS
 from capsuled.proto.refusals import Errno
 
 from ..support.guests import Argument, Program, buffer, text
-from .stage import MEET, Stage, Told, meet_first, meet_second, stage, tell
+from .stage import MEET, Stage, Told, meet_first, meet_second, tell
 
 OUTSIDE = 0xFFFF_0000
 """An address that no guest here has."""
@@ -169,14 +168,6 @@ class Cast:
             self.places.append(tell(program, "ipc_subscribe", text("foo.more")))
             self.places.append(tell(program, "ipc_subscribe", text("foo.more")))
         self.crowd = stage.add("crowd", program, subscribe=["foo.*"], more=INTERCEPTORS)
-
-
-@pytest.fixture(scope="module")
-def guests(engine: str) -> Iterator[Cast]:
-    with stage(engine) as made:
-        made_cast = Cast(made)
-        made.start()
-        yield made_cast
 
 
 @pytest.mark.parametrize("name", REFUSED)

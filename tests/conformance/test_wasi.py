@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from capsuled.proto.refusals import Errno
 
 from ..support.guests import Program
-from .stage import Actor, Stage, stage
+from .stage import Actor, Stage
 
 EXITS = {0: ("ok", 0), 7: ("nonzero", 7), 70: ("nonzero", 70), 97: ("nonzero", 97), 256 + 3: ("nonzero", 3)}
 """Code of proc_exit to the reason and status of the end. The worker ends with some of them itself."""
@@ -125,14 +123,6 @@ class Cast:
                 more='(func (export "_initialize") (call $init)) (func $init ' + write(1, b"init\n") + ")"
             ),
         )
-
-
-@pytest.fixture(scope="module")
-def guests(engine: str) -> Iterator[Cast]:
-    with stage(engine) as made:
-        made_cast = Cast(made)
-        made.start()
-        yield made_cast
 
 
 def output(actor: Actor, stream: str) -> list[tuple[str, str]]:

@@ -8,7 +8,6 @@ import signal
 import cbor2
 import pytest
 
-from capsuled.proto import envelopes
 from capsuled.proto.records import MAX_REQUESTS
 from capsuled.proto.refusals import Errno
 
@@ -17,7 +16,7 @@ from ..support.guests import Program, buffer, text
 
 QUESTION = text(cbor2.dumps({"n": 20}))
 AT = 1024
-"""Where a responder has its request; an epoch's numbers need all eight bytes, so the place of `seq` is known."""
+"""Where a responder has its request."""
 
 ANSWER = text(cbor2.dumps({"n": 21}))
 
@@ -55,10 +54,7 @@ def responder(*answers: str, principal: str = "asker") -> Program:
     program.call("ready")
     program.call("ipc_publish", text("ask.here"), text(cbor2.dumps(True)), quiet=True)
     program.call("ipc_recv", handle, 30_000, buffer(4096, at=AT))
-    source = envelopes.source_part(b"asker", bytes(16), principal.encode())
-    model = envelopes.message(b"ask.it", QUESTION.data, source, 1 << 41, 0, 0, envelopes.REQUEST)
-    before = envelopes.envelope([model], 0, 0).index(b"\x63seq\x1b") + 5
-    request = program.big_endian(AT + before)
+    request = program.number_of_request(AT, "ask.it", QUESTION.data, "asker", principal)
     for what in answers:
         if what == "reply":
             program.call("ipc_reply", request, ANSWER)
@@ -184,10 +180,7 @@ def test_requests_that_timed_out_take_no_places(daemon: Daemon) -> None:
     slow.call("ready")
     slow.call("ipc_publish", text("ask.here"), text(cbor2.dumps(True)), quiet=True)
     slow.call("ipc_recv", handle, 30_000, buffer(4096, at=AT))
-    source = envelopes.source_part(b"asker", bytes(16), b"asker")
-    model = envelopes.message(b"ask.it", QUESTION.data, source, 1 << 41, 0, 0, envelopes.REQUEST)
-    before = envelopes.envelope([model], 0, 0).index(b"\x63seq\x1b") + 5
-    request = slow.big_endian(AT + before)
+    request = slow.number_of_request(AT, "ask.it", QUESTION.data, "asker")
     slow.call("ipc_recv", go, 30_000, buffer(4096), quiet=True)
     slow.call("ipc_reply", request, ANSWER)
     add_responder(daemon, "slow", slow)

@@ -220,7 +220,11 @@ def test_a_share_that_the_group_around_it_has_not(tmp_path: Path, monkeypatch: p
     group.make()
     (tmp_path / "one/cpu.cfs_quota_us").write_text("-1")
     inside = "1:cpu:/one\n"
-    monkeypatch.setattr(cgroups, "_read", lambda file: inside if "proc" in file.parts else file.read_text())
+
+    def read(file: Path) -> str:
+        return inside if "proc" in file.parts else file.read_text()
+
+    monkeypatch.setattr(cgroups, "_read", read)
     assert group.seen(7).why == (
         "cpu.cfs_period_us 100000, cpu.cfs_quota_us -1: the group around it has no more to give"
     )

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 
-from capsuled.proto import abi
+from capsuled.proto import abi, envelopes
 
 SCRATCH = 64 * 1024
 """Where a log line is put together; strings and buffers stand above."""
@@ -130,6 +130,15 @@ class Program:
         """Log the 8 bytes at `at` as the number that CBOR writes like that."""
         parts = [f"(i64.load8_u (i32.const {at + i})) i64.const {56 - 8 * i} i64.shl" for i in range(8)]
         return self.load(" ".join(parts) + " i64.or" * 7)
+
+    def number_of_request(
+        self, at: int, topic: str, payload: bytes, source: str, principal: str = ""
+    ) -> Result:
+        """The number of the request whose envelope is at `at`: what `ipc_reply` takes. It has that topic, payload and
+        source, and nothing is in the envelope beside it. The numbers of an epoch need all eight bytes."""
+        part = envelopes.source_part(source.encode(), bytes(16), (principal or source).encode())
+        model = envelopes.message(topic.encode(), payload, part, 1 << 41, 0, 0, envelopes.REQUEST)
+        return self.big_endian(at + envelopes.envelope([model], 0, 0).index(b"\x63seq\x1b") + 5)
 
     def raw(self, instructions: str) -> None:
         """Instructions of one's own, such as ``unreachable``."""

@@ -69,6 +69,10 @@ class Conversations:
             raise RecordError(f"there is no kind {kind} of record from a worker")
         return 1
 
+    def origins(self) -> set[int]:
+        """Those of all requests that wait."""
+        return self._requests.origins()
+
     def waiting(self, member: Member) -> int:
         """How many requests of a member wait for their answer."""
         return self._requests.waiting(member.admission.index)

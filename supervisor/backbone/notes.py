@@ -21,6 +21,10 @@ class Notes:
         self.shelves = Shelves()
         self.traces = Traces()
 
+    def origins(self) -> set[int]:
+        """Those of all that is kept here."""
+        return self.watchers.origins() | self.shelves.origins() | self.traces.origins()
+
     def published(self, admission: Admission, route: Route, seen: Seen) -> None:
         """A capsule has published what more than its receivers want."""
         if route.watched:

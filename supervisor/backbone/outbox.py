@@ -161,6 +161,13 @@ class Outbox:
         """The same for an answer to one of its requests."""
         return next((stamp for stamp in self.answers if stamp.seq == seq), None)
 
+    def origins(self) -> set[int]:
+        """Those of all that waits here, and of what can be a cause."""
+        found = {stamp.origin for _, stamp in self.items}
+        found.update(stamp.origin for batch in self.history for stamp in batch)
+        found.update(stamp.origin for stamp in self.answers)
+        return found
+
     def release(self, subscription: Subscription) -> int:
         """What waits for `subscription`, which has just ended, leaves its account. Returns how much that is.
 

@@ -72,6 +72,10 @@ class Requests:
                 return True
         return False
 
+    def origins(self) -> set[int]:
+        """Those of all requests that wait: an answer carries the principal on."""
+        return {each.stamp.origin for each in self.pending.values()}
+
     def waiting(self, asker: int) -> int:
         """How many requests of a member wait."""
         return len(self._of_asker.get(asker, ()))

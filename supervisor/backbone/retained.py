@@ -75,6 +75,10 @@ class Shelves:
             return len(self._shelves)
         return sum(len(shelf.kept) for shelf in self._shelves.values())
 
+    def origins(self) -> set[int]:
+        """Those of all that is kept."""
+        return {message.origin for shelf in self._shelves.values() for message in shelf.kept.values()}
+
     def figures(self) -> dict[str, dict[str, int]]:
         """By capsule, how many are kept, their bytes, and how many had to go."""
         return {

@@ -69,6 +69,8 @@ class Router(Delivery):
 
     def attach(self, admission: Admission, now: float) -> Member:
         """Take a capsule in, with the subscriptions that it has already."""
+        if self.origins.time_to_forget:
+            self._forget_origins()
         origin = self.origins.index(Origin(admission.name, admission.instance, admission.principal))
         byte_rate, message_rate = admission.publish_bytes_per_second, admission.publish_messages_per_second
         member = Member(
@@ -407,6 +409,16 @@ class Router(Delivery):
             member.admission.index,
             [(each.handle, each.text, each.runtime_owned) for each in member.subscriptions.values()],
         )
+
+    def _forget_origins(self) -> None:
+        """Let go of those that nothing names any more. Each has to be introduced again when it stands for another."""
+        named = self.notes.origins() | self._conversations.origins()
+        for member in self.members.values():
+            named.add(member.origin)
+            named |= member.outbox.origins()
+        gone = self.origins.forget(named)
+        for member in self.members.values():
+            member.known_origins -= gone
 
     def forget_routes(self) -> None:
         """Have all routes built anew: somebody has come, gone, or wants other topics."""

@@ -67,6 +67,10 @@ class Traces:
                     heapq.heappush(waiting, effect)
         return found, bool(waiting)
 
+    def origins(self) -> set[int]:
+        """Those of all hops."""
+        return {hop.origin for hop in self._hops.values()}
+
     def _add(self, hop: Hop) -> None:
         self._hops[hop.seq] = hop
         if len(self._hops) > MAX_HOPS:

@@ -57,6 +57,10 @@ class Watchers:
             if topics.matches(pattern, segments):
                 self.for_taps.append((tap, seen))
 
+    def origins(self) -> set[int]:
+        """Those of what is to be shown."""
+        return {seen.origin for seen in (*self.for_spine, *(seen for _, seen in self.for_taps))}
+
     def subscribe(self, prefix: bytes) -> None:
         """A prefix that somebody on the spine wants, and nobody did before."""
         if len(prefix) > _LONGEST:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from copy import copy
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capsuled.proto import ledger, records, topics
+from capsuled.proto.grants import Grants
 from capsuled.proto.records import Down, DownKind, RecordError, UpKind
 from capsuled.proto.refusals import Errno
 from capsuled.supervisor.backbone.figures import Figures
@@ -755,3 +757,83 @@ def assert_consistent(figures: Figures) -> None:
         sums += each["sent"]
     # Each message that was sent was for one subscription at least.
     assert sums + figures["closed_matched"] - figures["closed_lagged"] >= figures["sent"]
+
+
+# ── who a message comes from, when many have come and gone ───────────────────────────────────────
+
+
+MANY = 64
+"""Few, so that they are looked through often."""
+
+
+class Hearing:
+    """A worker that tells sources apart as it was told to."""
+
+    def __init__(self) -> None:
+        self.told: dict[int, bytes] = {}
+
+    def hear(self, found: list[Down]) -> list[tuple[bytes, bytes]]:
+        """Of each message, whom it comes from by what was told, and its payload."""
+        said: list[tuple[bytes, bytes]] = []
+        for each in found:
+            if each.kind == DownKind.ORIGIN:
+                self.told[each.a] = each.body[:16]
+            elif each.kind in (DownKind.MESSAGE, DownKind.RETAINED, DownKind.REQUEST):
+                said.append((self.told[each.a], each.body))
+        return said
+
+
+@pytest.mark.parametrize("reads_every", [1, 7, 5000])
+def test_instances_come_and_go_for_ever(reads_every: int) -> None:
+    """What is known of them is bounded, and no message is ever another one's, however long it has waited."""
+    bench = Bench(admission(0, subscriptions=((1, "a.*", True),), queue_messages=500))
+    bench.router.origins.many = MANY
+    hearing, count = Hearing(), 3000
+    for index in range(1, count):
+        bench.router.attach(admission(index, name="same"), 0.0)
+        bench.take(index, publish("a.b", 0, index.to_bytes(16, "big")))
+        bench.router.detach(index)
+        if index % reads_every == 0:
+            assert all(source == payload for source, payload in hearing.hear(bench.sent(0)))
+    assert all(source == payload for source, payload in hearing.hear(bench.sent(0)))
+    # What was delivered lately can be a cause still: here it is all of it, but for what was lost.
+    lost = bench.members[0].outbox.lost
+    assert len(bench.router.origins) <= max(MANY, 2 * (count - lost))
+
+
+def test_what_nobody_names_is_forgotten() -> None:
+    """As often as instances come and go: no more are known than twice those that had to be kept, or that are many."""
+    bench = Bench(admission(0, subscriptions=((1, "a.b", True),)))
+    bench.router.origins.many = MANY
+    for index in range(1, 2000):
+        bench.router.attach(admission(index), 0.0)
+        bench.take(index, publish("a.other"))
+        bench.router.detach(index)
+        assert len(bench.router.origins) <= MANY
+    assert len(bench.members[0].known_origins) == 0
+
+
+def test_what_is_kept_of_somebody_keeps_his_name() -> None:
+    """A retained message, a request that waits and a chain of causes name whoever has ended, and nobody else."""
+    bench = Bench(
+        admission(0, subscriptions=((1, "a.x", True),)),
+        replace(admission(1, name="sayer"), grants=Grants(("a.*",), ("a.*",), ("a.kept",))),
+        admission(2, subscriptions=((1, "a.ask", True),)),
+    )
+    bench.router.origins.many = MANY
+    bench.take(1, publish("a.kept", 0), publish("a.x", 1))
+    (cause,) = bench.messages(0)
+    bench.take(0, publish("a.y", 0, cause=cause.b))
+    bench.take(0, records.up(UpKind.REQUEST, b"a.ask", a=5, body=b"\0"))
+    bench.router.detach(1)
+    for index in range(3, 3 + 3 * MANY):
+        bench.router.attach(admission(index), 0.0)
+        bench.take(index, publish("a.z", 0))
+        bench.router.detach(index)
+    bench.router.attach(admission(9999), 0.0)
+    bench.take(9999, subscribe(5, "a.kept"))
+    assert Hearing().hear(bench.sent(9999)) == [((1).to_bytes(16, "big"), b"\0")]
+    assert Hearing().hear(bench.sent(2)) == [((0).to_bytes(16, "big"), b"\0")]
+    hops, _ = bench.router.notes.traces.chain(cause.b)
+    assert [bench.router.origin(hop.origin).name for hop in hops] == ["sayer", "c0"]
+    assert len(bench.router.origins) <= 2 * MANY

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import AsyncExitStack
 from typing import cast
 
 import trio
@@ -25,7 +26,7 @@ COMMAND = (sys.executable, "-I", "-B", "-m", "capsuled.sandbox.probing")
 SECONDS = 20.0
 """It takes a tenth of one."""
 
-MEMORY = 512 * MIB
+CAPS = Caps.beside(512 * MIB, 1.0)
 """Of the process that tries: far more than it takes."""
 
 MOST = 64 * 1024
@@ -41,11 +42,15 @@ async def probe(user: int, groups: Groups) -> Probed:
 
     Raises `CannotProbe`.
     """
-    try:
-        async with groups.group("probe", Caps.beside(MEMORY, 1.0)) as group:
+    async with AsyncExitStack() as stack:
+        try:
+            group = await stack.enter_async_context(groups.group("probe", CAPS))
+        except spawn.SpawnError as exc:
+            group = Group("", (), CAPS, str(exc))  # this layer is missing, and the others are tried
+        try:
             return await _probe(user, group)
-    except spawn.SpawnError as exc:
-        raise CannotProbe(str(exc)) from exc
+        except spawn.SpawnError as exc:
+            raise CannotProbe(str(exc)) from exc
 
 
 async def _probe(user: int, group: Group) -> Probed:

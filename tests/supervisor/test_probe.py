@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 import trio
 
 from capsuled.supervisor import cgroups, modes, probe
+from capsuled.supervisor.cgroup_layout import CONTROLLERS, Tree
+from capsuled.supervisor.cgroups import Groups
 from capsuled.supervisor.modes import LAYERS, Layer, Mode
 from capsuled.supervisor.probe import CannotProbe
 
@@ -64,3 +67,12 @@ def test_this_machine() -> None:
     assert found.held("no_new_privs")
     assert found.held("rlimits")
     assert all(found.layers[name].why for name in LAYERS)
+
+
+def test_a_group_of_its_own_that_cannot_be_made(tmp_path: Path) -> None:
+    """That layer is missing and says why; the others are tried all the same."""
+    tree = Tree(2, CONTROLLERS, "/", tmp_path / "gone")
+    found = trio.run(probe.probe, USER, Groups((tree,), "capsuled-test-"))
+    assert not found.held("cgroup")
+    assert "cannot limit it by a control group" in found.layers["cgroup"].why
+    assert found.held("no_new_privs")

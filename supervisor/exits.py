@@ -51,7 +51,7 @@ class Evidence:
     cpu_seconds: float | None = None
     """Used in its whole life, as wait4(2) tells; a last sample would miss the end."""
     oom_kills: int = 0
-    """By how many its control group's count of OOM kills rose."""
+    """In its control group, where that had met its own limit."""
     killed_by_us: bool = False
     """SIGKILL was sent: after the intent to kill, at the end of the stop ladder, or because the worker broke
     the protocol, which is no intent."""

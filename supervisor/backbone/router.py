@@ -419,6 +419,7 @@ class Router(Delivery):
         gone = self.origins.forget(named)
         for member in self.members.values():
             member.known_origins -= gone
+            member.outbox.forget_introductions(gone)
 
     def forget_routes(self) -> None:
         """Have all routes built anew: somebody has come, gone, or wants other topics."""

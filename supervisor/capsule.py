@@ -14,44 +14,30 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
 
 import trio
 
 from capsuled.proto.control import Desired, LogStream, Reason, State
 from capsuled.proto.reports import Ready, Report, Started
-from capsuled.supervisor import catalogue, clock, exits, lifecycle, secrets
+from capsuled.supervisor import catalogue, clock, exits, history, lifecycle, secrets
 from capsuled.supervisor.bus import Bus
 from capsuled.supervisor.catalogue import Entry
 from capsuled.supervisor.compiling import Compiler
 from capsuled.supervisor.confining import Confining
 from capsuled.supervisor.control.shapes import Json, JsonObject
 from capsuled.supervisor.exits import Evidence, Intent
+from capsuled.supervisor.histories import Histories
+from capsuled.supervisor.history import ExitRecord, History
 from capsuled.supervisor.instance import Ending, Instance
 from capsuled.supervisor.lifecycle import Effect, Event
 from capsuled.supervisor.logbook import LogBook
-from capsuled.supervisor.restart import Budget, Next, Policy, Verdict
+from capsuled.supervisor.restart import NO_FAILURE, Budget, Next, Policy, Verdict
 from capsuled.supervisor.watchdog import Watchdog
 
 LOG = logging.getLogger("capsuled.capsule")
 
-KEPT_EXITS = 16
-"""Ends that are remembered of each capsule."""
-
 LAST_LINES = 10
 """Log lines that an end keeps as evidence: the ring may have lost them by the time that somebody asks."""
-
-
-class ExitRecord(NamedTuple):
-    """An end that is remembered."""
-
-    time: datetime
-    instance: str
-    reason: Reason
-    evidence: JsonObject
-
-    def shape(self) -> JsonObject:
-        return {"time": clock.rfc3339(self.time), "instance": self.instance, **self.evidence}
 
 
 @dataclass(frozen=True)
@@ -67,6 +53,7 @@ class Surroundings:
     on_event: Callable[[JsonObject], None]
     on_ending: Callable[[str, Ending], None]
     confining: Confining
+    histories: Histories
 
 
 class Capsule:
@@ -81,7 +68,8 @@ class Capsule:
         self.since = clock.now()
         self.instance: Instance | None = None
         self.next_attempt_at: datetime | None = None
-        self.exits: deque[ExitRecord] = deque(maxlen=KEPT_EXITS)
+        self.exits: deque[ExitRecord] = deque(maxlen=history.KEPT_EXITS)
+        """The newest first."""
         self._around = surroundings
         self.budget = Budget(_policy(entry))
         self._delay = 0.0
@@ -89,6 +77,7 @@ class Capsule:
         self._changed = trio.Event()
         self._stop_intent = Intent.STOP
         self._kill_for = Intent.NOT_READY
+        self._recall(surroundings.histories.read(self.name))
 
     # ── in ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -152,6 +141,7 @@ class Capsule:
                     self._timer = None
             case Effect.FORGET:
                 self.budget.forget()
+                self._remember()
             case Effect.CONVERGE:
                 if self.desired is Desired.UP:
                     self.feed(Event.START)
@@ -182,6 +172,7 @@ class Capsule:
             self.book,
             self._heard,
         )
+        self._remember()
         around.nursery.start_soon(self._live, self.instance)
 
     async def _fail_to_start(self, error: str) -> None:
@@ -238,16 +229,23 @@ class Capsule:
 
     def _ended(self, ending: Ending, instance: str) -> None:
         reason = exits.reason(ending.evidence)
+        attempt = self.budget.attempt
         verdict = self.budget.ended(reason, ending.ready_seconds, trio.current_time(), random.random())
-        self._record(ending, reason, instance, verdict)
+        self._record(
+            ending, reason, instance, {"attempt": attempt, "then": _then(verdict, self.budget.policy)}
+        )
         self._delay = verdict.delay
         self.feed(
             {Next.STAY: Event.ENDED, Next.RETRY: Event.RETRY, Next.EXHAUSTED: Event.EXHAUSTED}[verdict.next]
         )
+        self._remember()
 
-    def _record(self, ending: Ending, reason: Reason, instance: str, verdict: Verdict) -> None:
+    def _record(self, ending: Ending, reason: Reason, instance: str, follows: JsonObject) -> None:
         evidence: dict[str, Json] = {
             **exits.describe(ending.evidence, reason),
+            "ready_seconds": round(ending.ready_seconds, 3),
+            **follows,
+            "bus": _counters(ending),
             "last_lines": [
                 line["message"] for line in self.book.last(LAST_LINES) if line["instance"] == instance
             ],
@@ -259,7 +257,7 @@ class Capsule:
             record.time,
             instance,
             LogStream.SUPERVISOR,
-            "info" if verdict.next is Next.STAY else "warn",
+            "info" if reason in NO_FAILURE else "warn",
             f"ended: {reason.value}" + (f": {message}" if message else ""),
         )
         self._tell(
@@ -283,6 +281,38 @@ class Capsule:
     def instance_id(self) -> str | None:
         return self.instance.id.hex if self.instance is not None else None
 
+    # ── what outlives the supervisor ─────────────────────────────────────────────────────────────
+
+    @property
+    def fingerprint(self) -> str:
+        return history.fingerprint(self.entry.manifest, self.entry.module)
+
+    def _recall(self, past: History) -> None:
+        """Go on where the last supervisor has stopped."""
+        self.budget.restore(past.attempt, past.ages, trio.current_time())
+        self.exits.extend(past.exits)
+        if past.running:
+            lost = exits.describe(Evidence(), Reason.SUPERVISOR_LOST)
+            told = {"message": "its supervisor ended without a word, and it with it"}
+            record = ExitRecord(clock.now(), past.running, Reason.SUPERVISOR_LOST, {**lost, **told})
+            self.exits.appendleft(record)
+        if past.failed == self.fingerprint:
+            self.state, self.desired = State.FAILED, Desired.UP
+        if past.running or past.failed:
+            self._remember()
+
+    def _remember(self) -> None:
+        self._around.histories.write(self.name, self._history)
+
+    def _history(self) -> History:
+        return History(
+            attempt=self.budget.attempt,
+            ages=self.budget.ages(trio.current_time()),
+            failed=self.fingerprint if self.state is State.FAILED else "",
+            running=self.instance_id or "",
+            exits=tuple(self.exits),
+        )
+
 
 _TOLD = ("status", "signal", "trap", "message", "limit", "value", "killed")
 """Evidence that an event carries too; the rest is a question away."""
@@ -292,6 +322,28 @@ def _shown(value: Json) -> str:
     """A fact in the supervisor's log. A guest's words may hold newlines, and must not look like lines of ours."""
     text = str(value)
     return text if text.isprintable() else repr(text)
+
+
+def _then(verdict: Verdict, policy: Policy) -> str:
+    """What follows an end, for people."""
+    match verdict.next:
+        case Next.STAY:
+            return "it stays down"
+        case Next.RETRY:
+            return f"it is started again after {verdict.delay:.3g} s"
+        case Next.EXHAUSTED:
+            return f"it has failed: {policy.start_limit} failures within {policy.start_limit_interval:g} s"
+
+
+def _counters(ending: Ending) -> JsonObject:
+    """What it had to do with the bus in its life, by its own word and by the backbone's; messages."""
+    said: dict[str, Json] = {}
+    if (claims := ending.claims) is not None:
+        said.update(published=claims.published, received=claims.received, host_calls=claims.host_calls)
+        said["refused"] = dict(claims.refused)
+    if (figures := ending.figures) is not None:
+        said.update(routed=figures["published"], queued=figures["queued"], lost=figures["missing"])
+    return said
 
 
 def _policy(entry: Entry) -> Policy:

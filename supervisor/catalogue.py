@@ -43,6 +43,8 @@ class Entry(NamedTuple):
     manifest: Manifest
     manifest_path: Path
     module_path: Path
+    module: str = ""
+    """The module's hash where the manifest does not name it: else it could change, and nobody would see that."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,15 @@ def _entry(path: Path, using: Configuration, check: bool) -> Entry:
         raise ManifestInvalid([Fault(str(path), "component.file", sentence)])
     if check and (fault := _module_fault(entry)):
         raise ManifestInvalid([fault])
-    return entry
+    return entry if read.component.hash else entry._replace(module=_hash_of_module(entry))
+
+
+def _hash_of_module(entry: Entry) -> str:
+    """Empty where it cannot be read: that is told when it is started."""
+    try:
+        return f"sha256:{hashlib.sha256(read_module(entry)).hexdigest()}"
+    except CannotRead:
+        return ""
 
 
 def _module_fault(entry: Entry) -> Fault | None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import trio
 
-from capsuled.proto.control import Level
+from capsuled.proto.control import Level, State
 from capsuled.supervisor import cgroups, folders, modes, probe
 from capsuled.supervisor.bus import Bus
 from capsuled.supervisor.capsule import Capsule, Surroundings
@@ -32,6 +32,7 @@ from capsuled.supervisor.control import server
 from capsuled.supervisor.control.access import Access
 from capsuled.supervisor.control.listening import control_socket
 from capsuled.supervisor.folders import CannotStart
+from capsuled.supervisor.histories import Histories
 from capsuled.supervisor.lifecycle import Event
 from capsuled.supervisor.logbook import LogBook
 from capsuled.supervisor.logfiles import LogFiles
@@ -58,13 +59,17 @@ async def run(using: Configuration, catalogue: Catalogue, *, insecure: bool = Fa
         edges = stack.enter_context(folders.fresh(using.runtime_dir / "edges"))
         spine = stack.enter_context(folders.fresh(using.runtime_dir / "spine"))
         logs = folders.made(using.state_dir / "logs")
+        histories = Histories(folders.made(using.state_dir / "histories"))
         files = LogFiles(logs, using.log.file_bytes, using.log.file_count)
         own = stack.enter_context(cgroups.opened(cgroups.holder(using.runtime_dir.absolute())))
         confining = await _confining(using, own, insecure=insecure)
         try:
-            async with _in_background(files.run):
-                await _supervise(using, catalogue, listener, groups, edges, spine, files, confining)
+            async with _in_background(files.run), _in_background(histories.run):
+                await _supervise(
+                    using, catalogue, listener, groups, edges, spine, files, histories, confining
+                )
         finally:
+            histories.flush()
             files.flush()
 
 
@@ -76,6 +81,7 @@ async def _supervise(
     edges: Path,
     spine: Path,
     files: LogFiles,
+    histories: Histories,
     confining: Confining,
 ) -> None:
     ending, serving = trio.Event(), trio.Event()
@@ -88,7 +94,16 @@ async def _supervise(
             await nursery.start(server.serve, listener, service, Access(os.getuid(), groups))
             async with trio.open_nursery() as capsules_nursery:
                 capsules = _capsules(
-                    using, catalogue, service, bus, compiler, edges, files, confining, capsules_nursery
+                    using,
+                    catalogue,
+                    service,
+                    bus,
+                    compiler,
+                    edges,
+                    files,
+                    histories,
+                    confining,
+                    capsules_nursery,
                 )
                 bus.on_fault = _fault_teller(capsules)
                 try:
@@ -97,7 +112,8 @@ async def _supervise(
                     )
                     serving.set()
                     for capsule in capsules:
-                        capsule.feed(Event.START)
+                        if capsule.state is not State.FAILED:  # as the last supervisor has left it
+                            capsule.feed(Event.START)
                     await ending.wait()
                     LOG.info("stopping %d capsules", len(capsules))
                     service.stopping = True
@@ -190,6 +206,7 @@ def _capsules(
     compiler: Compiler,
     edges: Path,
     files: LogFiles,
+    histories: Histories,
     confining: Confining,
     nursery: trio.Nursery,
 ) -> list[Capsule]:
@@ -204,6 +221,7 @@ def _capsules(
         service.event,
         service.ending,
         confining,
+        histories,
     )
     made: list[Capsule] = []
     for name, entry in catalogue.entries.items():

@@ -274,6 +274,7 @@ class Instance:
             signal=ended.signal,
             oom_kills=group.oom_kills(),
             cpu_seconds=ended.usage.ru_utime + ended.usage.ru_stime,
+            max_rss=ended.usage.ru_maxrss * 1024,
             killed_by_us=killed,
             cpu_limit=int(limits.cpu_time),
             process_memory=limits.process_memory,

@@ -29,6 +29,7 @@ from capsuled.supervisor.control.operations import (
 )
 from capsuled.supervisor.exits import Evidence
 from capsuled.supervisor.faults import Fault
+from capsuled.supervisor.histories import Histories
 from capsuled.supervisor.instance import Ending
 from capsuled.supervisor.lifecycle import Effect, Event
 from capsuled.supervisor.logbook import LogBook
@@ -78,6 +79,7 @@ class Stage:
             self.service.event,
             self._forget,
             unconfined(),
+            Histories(Path("/none")),
         )
         self.echo, self.idle = self._capsule("echo"), self._capsule("idle")
 

@@ -29,7 +29,7 @@ RETRY_SECONDS = 0.1
 """Until a message that found the socket full is tried again."""
 
 PING_PART = 0.4
-"""Of the watchdog's time, between two pings. sd_watchdog_enabled(3) advises the half of it; timers are late at times."""
+"""Of the watchdog's time, between two pings. sd_watchdog_enabled(3) advises half of it; timers are late at times."""
 
 MAX_ADDRESS = 107
 """Bytes of a socket's address: unix(7), as in `control.listening`."""

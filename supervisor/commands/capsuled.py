@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import FrameType
 
 from capsuled.proto._version import __version__
 from capsuled.proto.control import Exit
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if os.getpid() == 1:
         # The first process of a container has to say that TERM ends it: without a handler nothing would happen. The
         # daemon puts its own in place as soon as there is something to be graceful to.
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(ENDED_BY_TERM))
+        signal.signal(signal.SIGTERM, _end_at_once)
     given = parser().parse_args(argv)
     if given.command == "version":
         print(f"capsuled {__version__}")
@@ -59,6 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return doctor(given.config)
     return run(given.config, given.capsules, insecure=given.insecure, ready_fd=given.ready_fd)
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    os._exit(ENDED_BY_TERM)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -246,7 +246,7 @@ class Notifier:
         poll.register(self._ready_fd, select.POLLOUT)
         try:
             # A pipe that is full would hold us up; O_NONBLOCK would be set for everybody who has it open.
-            if any(events & select.POLLOUT for _, events in poll.poll(0)):
+            if any(events & (select.POLLOUT | select.POLLERR) for _, events in poll.poll(0)):
                 os.write(self._ready_fd, b"\n")
             else:
                 LOG.warning("descriptor %d takes nothing: readiness is not told there", self._ready_fd)

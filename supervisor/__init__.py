@@ -3,7 +3,7 @@
 - `quantities`, `faults`, `secrets`, `manifest`, `configuration`, `schema`: what people write, and what is wrong with it
 - `catalogue`: the capsules that the configured folders hold
 - `lifecycle`, `restart`, `exits`: what follows from what happens to a capsule
-- `spawn`: the one module that starts processes
+- `spawn`: the one module that starts processes, and `reaper`: what is ours to reap as process 1
 - `compilation`, `blobs`, `compiling`: a module's native code, made in a process of its own
 - `descriptors`, `instance`, `output`: one worker process, from its start to its reaping
 - `probe`, `modes`: what the machine can hold, and whether it is enough
@@ -14,6 +14,7 @@
 - `balance`, `accounts`: whether every message is accounted for
 - `clock`, `logbook`, `logfiles`: what capsules log
 - `control`: the control socket, `service`, `view`, `diagnostic`: what it answers from
+- `notify`: what the init system is told
 - `folders`, `daemon`: all of it together, in the order of starting
 - `commands`: what operators type
 """

@@ -13,6 +13,7 @@ import itertools
 import logging
 import os
 import signal
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from pathlib import Path
 import trio
 
 from capsuled.proto.control import Level, State
-from capsuled.supervisor import cgroups, folders, modes, probe
+from capsuled.supervisor import cgroups, folders, modes, notify, probe, reaper
 from capsuled.supervisor.bus import Bus
 from capsuled.supervisor.capsule import Capsule, Surroundings
 from capsuled.supervisor.catalogue import Catalogue
@@ -31,12 +32,14 @@ from capsuled.supervisor.confining import Confining
 from capsuled.supervisor.control import server
 from capsuled.supervisor.control.access import Access
 from capsuled.supervisor.control.listening import control_socket
+from capsuled.supervisor.control.shapes import JsonObject
 from capsuled.supervisor.folders import CannotStart
 from capsuled.supervisor.histories import Histories
 from capsuled.supervisor.lifecycle import Event
 from capsuled.supervisor.logbook import LogBook
 from capsuled.supervisor.logfiles import LogFiles
 from capsuled.supervisor.modes import Mode
+from capsuled.supervisor.notify import NOBODY, Notifier, Told
 from capsuled.supervisor.service import Service
 
 LOG = logging.getLogger("capsuled")
@@ -44,13 +47,27 @@ LOG = logging.getLogger("capsuled")
 GRACE_SECONDS = 2.0
 """On top of the longest stop timeout: after a kill a process is gone within milliseconds."""
 
+END_SECONDS = 10.0
+"""Until all is gone after the longest stop timeout: that grace, the backbone's end, and a machine that is busy."""
+
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
-async def run(using: Configuration, catalogue: Catalogue, *, insecure: bool = False) -> None:
-    """Supervise the catalogue's capsules until a signal or a request to shut down. Raises `CannotStart`."""
+async def run(
+    using: Configuration,
+    catalogue: Catalogue,
+    *,
+    insecure: bool = False,
+    told: Told = NOBODY,
+    ready_fd: int | None = None,
+) -> None:
+    """Supervise the catalogue's capsules until a signal or a request to shut down. Raises `CannotStart`.
+
+    `told` and `ready_fd`: the init system that wants to hear of it, see `notify`.
+    """
     groups = _groups(using)
     with ExitStack() as stack:
+        notifier = stack.enter_context(notify.opened(told, ready_fd))
         shared = bool(groups) and using.control.path.parent == using.runtime_dir
         stack.enter_context(folders.locked(using.runtime_dir, folders.SHARED if shared else folders.PRIVATE))
         if not _same(using.state_dir, using.runtime_dir):
@@ -64,9 +81,22 @@ async def run(using: Configuration, catalogue: Catalogue, *, insecure: bool = Fa
         own = stack.enter_context(cgroups.opened(cgroups.holder(using.runtime_dir.absolute())))
         confining = await _confining(using, own, insecure=insecure)
         try:
-            async with _in_background(files.run), _in_background(histories.run):
+            async with (
+                _in_background(files.run),
+                _in_background(histories.run),
+                _in_background(reaper.run),
+            ):
                 await _supervise(
-                    using, catalogue, listener, groups, edges, spine, files, histories, confining
+                    using,
+                    catalogue,
+                    listener,
+                    groups,
+                    edges,
+                    spine,
+                    files,
+                    histories,
+                    confining,
+                    notifier,
                 )
         finally:
             histories.flush()
@@ -83,20 +113,29 @@ async def _supervise(
     files: LogFiles,
     histories: Histories,
     confining: Confining,
+    notifier: Notifier,
 ) -> None:
     ending, serving = trio.Event(), trio.Event()
     bus = Bus(using.limits.total_queue_bytes, using.limits.max_payload, str(spine))
     compiler = Compiler(confining.confinement, confining.group)
     service = Service(bus, catalogue.faults, confining.probed, ending.set)
+    capsules: list[Capsule] = []
+
+    def happened(event: JsonObject) -> None:
+        service.event(event)
+        notifier.changed()
+
     async with trio.open_nursery() as nursery:
         await nursery.start(_signals, ending, serving, nursery.cancel_scope)
+        await nursery.start(notifier.run, lambda: _summary(capsules))
         async with _in_background(bus.run), _in_background(compiler.run):
             await nursery.start(server.serve, listener, service, Access(os.getuid(), groups))
             async with trio.open_nursery() as capsules_nursery:
-                capsules = _capsules(
+                capsules += _capsules(
                     using,
                     catalogue,
                     service,
+                    happened,
                     bus,
                     compiler,
                     edges,
@@ -111,16 +150,20 @@ async def _supervise(
                         "started: pid %d, %d capsules, %s", os.getpid(), len(capsules), using.control.path
                     )
                     serving.set()
+                    notifier.ready()
+                    notifier.changed()
                     for capsule in capsules:
                         if capsule.state is not State.FAILED:  # as the last supervisor has left it
                             capsule.feed(Event.START)
                     await ending.wait()
                     LOG.info("stopping %d capsules", len(capsules))
                     service.stopping = True
+                    notifier.stopping(_longest(capsules) + END_SECONDS)
                     await _stop(capsules)
                 finally:
                     # Also when we are cancelled: no process is left behind, whatever happened.
                     service.stopping = True
+                    notifier.stopping(END_SECONDS)
                     for capsule in capsules:
                         capsule.shut_down(at_once=True)
             service.close()
@@ -153,11 +196,22 @@ async def _stop(capsules: Collection[Capsule]) -> None:
     """Stop all of them, each within its own deadline."""
     for capsule in capsules:
         capsule.shut_down(at_once=False)
-    longest = max((each.entry.manifest.supervision.stop_timeout for each in capsules), default=0.0)
-    with trio.move_on_after(longest + GRACE_SECONDS):
+    with trio.move_on_after(_longest(capsules) + GRACE_SECONDS):
         for capsule in capsules:
             while not capsule.down:
                 await capsule.changed()
+
+
+def _longest(capsules: Collection[Capsule]) -> float:
+    """The longest stop timeout."""
+    return max((each.entry.manifest.supervision.stop_timeout for each in capsules), default=0.0)
+
+
+def _summary(capsules: Collection[Capsule]) -> str:
+    """For the init system's status: numbers and names of states, and no word of a guest's."""
+    states = Counter(each.state for each in capsules)
+    told = ", ".join(f"{states[state]} {state.value}" for state in State if states[state])
+    return f"{len(capsules)} capsules" + (f": {told}" if told else "")
 
 
 async def _signals(
@@ -202,6 +256,7 @@ def _capsules(
     using: Configuration,
     catalogue: Catalogue,
     service: Service,
+    happened: Callable[[JsonObject], None],
     bus: Bus,
     compiler: Compiler,
     edges: Path,
@@ -218,7 +273,7 @@ def _capsules(
         edges,
         using.secrets_dir,
         lambda: next(index),
-        service.event,
+        happened,
         service.ending,
         confining,
         histories,

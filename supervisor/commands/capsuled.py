@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import queue
+import signal
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import FrameType
 
 from capsuled.proto._version import __version__
 from capsuled.proto.control import Exit
@@ -28,6 +30,9 @@ WAITING_LINES = 10_000
 LAST_LINES_SECONDS = 1.0
 """How long the end waits until the last lines have been taken."""
 
+ENDED_BY_TERM = 128 + signal.SIGTERM
+"""What shells and container engines make of an end by SIGTERM."""
+
 _LEVELS = {
     "trace": logging.DEBUG,
     "debug": logging.DEBUG,
@@ -38,6 +43,10 @@ _LEVELS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    if os.getpid() == 1:
+        # The first process of a container has to say that TERM ends it: without a handler nothing would happen. The
+        # daemon puts its own in place as soon as there is something to be graceful to.
+        signal.signal(signal.SIGTERM, _end_at_once)
     given = parser().parse_args(argv)
     if given.command == "version":
         print(f"capsuled {__version__}")
@@ -50,7 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         from capsuled.supervisor.commands.doctor import doctor
 
         return doctor(given.config)
-    return run(given.config, given.capsules, insecure=given.insecure)
+    return run(given.config, given.capsules, insecure=given.insecure, ready_fd=given.ready_fd)
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    os._exit(ENDED_BY_TERM)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -71,6 +84,12 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="run capsules even where nothing holds a guest that breaks out of its engine (mode E)",
     )
+    run_it.add_argument(
+        "--ready-fd",
+        type=_ready_fd,
+        metavar="N",
+        help="an open descriptor, to which a newline is written when the control socket answers (s6)",
+    )
     check_it = commands.add_parser(
         "check", help="read manifests and configuration, tell every fault, start nothing"
     )
@@ -90,12 +109,27 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def run(config: Path | None, folders: Sequence[Path] | None, *, insecure: bool = False) -> Exit:
+def _ready_fd(given: str) -> int:
+    from capsuled.supervisor import notify
+
+    try:
+        return notify.check_ready_fd(int(given))
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from exc
+
+
+def run(
+    config: Path | None,
+    folders: Sequence[Path] | None,
+    *,
+    insecure: bool = False,
+    ready_fd: int | None = None,
+) -> Exit:
     """Supervise until a signal ends it."""
     # Here, so that `check` and `version` need neither Trio nor the control server.
     import trio
 
-    from capsuled.supervisor import daemon
+    from capsuled.supervisor import daemon, notify
     from capsuled.supervisor.control.listening import CannotListen
     from capsuled.supervisor.folders import CannotStart
 
@@ -105,11 +139,12 @@ def run(config: Path | None, folders: Sequence[Path] | None, *, insecure: bool =
             _check_folders(folders)
             using = replace(using, capsules=tuple(folder.absolute() for folder in folders))
         with _logging_to_stderr(using):
+            told = notify.heed(os.environ, os.getpid())
             found = catalogue.load(using.capsules, using)
             for fault in found.faults:
                 LOG.error("left out: %s", fault)
             try:
-                trio.run(partial(daemon.run, using, found, insecure=insecure))
+                trio.run(partial(daemon.run, using, found, insecure=insecure, told=told, ready_fd=ready_fd))
             except (CannotStart, CannotListen):
                 raise
             except Exception:

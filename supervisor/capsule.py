@@ -20,7 +20,7 @@ import trio
 
 from capsuled.proto.control import Desired, LogStream, Reason, State
 from capsuled.proto.reports import Ready, Report, Started
-from capsuled.supervisor import catalogue, clock, exits, lifecycle, secrets
+from capsuled.supervisor import catalogue, clock, exits, lifecycle, ownlog, secrets
 from capsuled.supervisor.bus import Bus
 from capsuled.supervisor.catalogue import Entry
 from capsuled.supervisor.compiling import Compiler
@@ -276,7 +276,8 @@ class Capsule:
             "reason": None,
             **facts,
         }
-        LOG.info("%s %s", self.name, " ".join([event, *(f"{k}={_shown(v)}" for k, v in facts.items())]))
+        shown = {key: value for key, value in told.items() if key in facts or key in ("capsule", "instance")}
+        LOG.info(event, extra=ownlog.fields(**shown))
         self._around.on_event(told)
 
     @property
@@ -286,12 +287,6 @@ class Capsule:
 
 _TOLD = ("status", "signal", "trap", "message", "limit", "value", "killed")
 """Evidence that an event carries too; the rest is a question away."""
-
-
-def _shown(value: Json) -> str:
-    """A fact in the supervisor's log. A guest's words may hold newlines, and must not look like lines of ours."""
-    text = str(value)
-    return text if text.isprintable() else repr(text)
 
 
 def _policy(entry: Entry) -> Policy:

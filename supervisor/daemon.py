@@ -33,8 +33,7 @@ from capsuled.supervisor.control.access import Access
 from capsuled.supervisor.control.listening import control_socket
 from capsuled.supervisor.folders import CannotStart
 from capsuled.supervisor.lifecycle import Event
-from capsuled.supervisor.logbook import LogBook
-from capsuled.supervisor.logfiles import LogFiles
+from capsuled.supervisor.logs import Logs
 from capsuled.supervisor.modes import Mode
 from capsuled.supervisor.service import Service
 
@@ -57,15 +56,14 @@ async def run(using: Configuration, catalogue: Catalogue, *, insecure: bool = Fa
         listener = stack.enter_context(control_socket(using.control.path, groups))
         edges = stack.enter_context(folders.fresh(using.runtime_dir / "edges"))
         spine = stack.enter_context(folders.fresh(using.runtime_dir / "spine"))
-        logs = folders.made(using.state_dir / "logs")
-        files = LogFiles(logs, using.log.file_bytes, using.log.file_count)
+        logs = Logs(using.log, folders.made(using.state_dir / "logs"))
         own = stack.enter_context(cgroups.opened(cgroups.holder(using.runtime_dir.absolute())))
         confining = await _confining(using, own, insecure=insecure)
         try:
-            async with _in_background(files.run):
-                await _supervise(using, catalogue, listener, groups, edges, spine, files, confining)
+            async with _in_background(logs.run):
+                await _supervise(using, catalogue, listener, groups, edges, spine, logs, confining)
         finally:
-            files.flush()
+            logs.flush()
 
 
 async def _supervise(
@@ -75,7 +73,7 @@ async def _supervise(
     groups: dict[int, Level],
     edges: Path,
     spine: Path,
-    files: LogFiles,
+    logs: Logs,
     confining: Confining,
 ) -> None:
     ending, serving = trio.Event(), trio.Event()
@@ -88,7 +86,7 @@ async def _supervise(
             await nursery.start(server.serve, listener, service, Access(os.getuid(), groups))
             async with trio.open_nursery() as capsules_nursery:
                 capsules = _capsules(
-                    using, catalogue, service, bus, compiler, edges, files, confining, capsules_nursery
+                    using, catalogue, service, bus, compiler, edges, logs, confining, capsules_nursery
                 )
                 bus.on_fault = _fault_teller(capsules)
                 try:
@@ -189,7 +187,7 @@ def _capsules(
     bus: Bus,
     compiler: Compiler,
     edges: Path,
-    files: LogFiles,
+    logs: Logs,
     confining: Confining,
     nursery: trio.Nursery,
 ) -> list[Capsule]:
@@ -207,8 +205,7 @@ def _capsules(
     )
     made: list[Capsule] = []
     for name, entry in catalogue.entries.items():
-        book = LogBook(name, using.log.ring_lines, using.log.ring_bytes, files.offer)
-        capsule = Capsule(entry, around, book)
+        capsule = Capsule(entry, around, logs.book(name))
         service.add(capsule)
         made.append(capsule)
     return made

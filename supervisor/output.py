@@ -102,7 +102,7 @@ class Intake:
         if more <= 0:
             return False
         self._told += more
-        told = f"cut: {more} lines over log_bytes_per_second = {self._rate}"
+        told = f"cut: {more} lines over log_bytes_per_second = {self._rate}, or faster than they were read"
         self._write(LogStream.SUPERVISOR, "warn", told)
         return True
 

@@ -346,7 +346,7 @@ class Daemon:
 
 
 def configured(more: str) -> str:
-    """The configuration of a supervisor in its own folder. What capsules of the tests say is no matter of this machine's
+    """The configuration of a supervisor in its own folder. What capsules of the tests say is nothing for the machine's
     journal.
     """
     if "journal" not in more:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from ..supervisor.journald import Journald
+from ..supervisor.journald import Entry, Journald
 from ..support.daemon import DEADLINE, Daemon, Json
 from . import lives
 
@@ -128,7 +128,7 @@ def test_lines_go_to_the_journal(daemon: Daemon) -> None:
     try:
         daemon.capsule("counter", lives.counter(3), subscribe=lives.QUIET)
         daemon.start(wait_for=["counter"], configuration=f'[log]\njournal = "{journald.path}"\n')
-        entries = []
+        entries: list[Entry] = []
         while not entries or entries[-1].fields["MESSAGE"] != "000002":
             entries.append(journald.wait(DEADLINE))
         assert [each.fields["MESSAGE"] for each in entries][-3:] == ["000000", "000001", "000002"]

@@ -276,7 +276,10 @@ class Capsule:
             "reason": None,
             **facts,
         }
-        shown = {key: value for key, value in told.items() if key in facts or key in ("capsule", "instance")}
+        own = ("capsule", "instance")
+        shown = {
+            key: value for key, value in told.items() if value is not None and (key in own or key in facts)
+        }
         LOG.info(event, extra=ownlog.fields(**shown))
         self._around.on_event(told)
 

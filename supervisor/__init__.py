@@ -12,7 +12,8 @@
 - `capsule`: the tasks that carry a lifecycle's effects out
 - `backbone`: the process that carries messages, and `bus`: that process from the supervisor's side
 - `balance`, `accounts`: whether every message is accounted for
-- `clock`, `logbook`, `logfiles`: what capsules log
+- `clock`, `ownlog`: what the supervisor logs itself
+- `logline`, `logtail`, `logdisk`, `logfiles`, `logbook`, `journal`, `logs`: what capsules log
 - `control`: the control socket, `service`, `view`, `diagnostic`: what it answers from
 - `notify`: what the init system is told
 - `folders`, `daemon`: all of it together, in the order of starting

@@ -19,7 +19,7 @@ import trio
 
 from capsuled.proto.control import Desired, LogStream, Reason, State
 from capsuled.proto.reports import Ready, Report, Started
-from capsuled.supervisor import catalogue, clock, exits, history, lifecycle, secrets
+from capsuled.supervisor import catalogue, clock, exits, history, lifecycle, ownlog, secrets
 from capsuled.supervisor.bus import Bus
 from capsuled.supervisor.catalogue import Entry
 from capsuled.supervisor.compiling import Compiler
@@ -274,7 +274,11 @@ class Capsule:
             "reason": None,
             **facts,
         }
-        LOG.info("%s %s", self.name, " ".join([event, *(f"{k}={_shown(v)}" for k, v in facts.items())]))
+        own = ("capsule", "instance")
+        shown = {
+            key: value for key, value in told.items() if value is not None and (key in own or key in facts)
+        }
+        LOG.info(event, extra=ownlog.fields(**shown))
         self._around.on_event(told)
 
     @property
@@ -316,12 +320,6 @@ class Capsule:
 
 _TOLD = ("status", "signal", "trap", "message", "limit", "value", "killed")
 """Evidence that an event carries too; the rest is a question away."""
-
-
-def _shown(value: Json) -> str:
-    """A fact in the supervisor's log. A guest's words may hold newlines, and must not look like lines of ours."""
-    text = str(value)
-    return text if text.isprintable() else repr(text)
 
 
 def _then(verdict: Verdict, policy: Policy) -> str:

@@ -56,6 +56,30 @@ LIMITS = OperatorLimits(
 """Ceilings by default. What is not named has a manifest's default for its ceiling."""
 
 
+AUTO = "auto"
+
+
+class _Journal:
+    """`auto`, true, false, or the path of a journal's socket."""
+
+    def read(self, value: object) -> str | bool:
+        """The word, the switch, or the path. Raises ValueError with a sentence."""
+        if isinstance(value, bool):
+            return value
+        if value == AUTO:
+            return AUTO
+        if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
+            raise ValueError(
+                f'{shown(value)} is no journal: write "auto", true, false, or the absolute path of its socket'
+            )
+        if (size := len(os.fsencode(value))) > MAX_SOCKET:
+            raise ValueError(f"{shown(value)} has {size} bytes, a socket's path has {MAX_SOCKET} at most")
+        return value
+
+    def schema(self) -> dict[str, object]:
+        return {"anyOf": [{"type": "boolean"}, {"const": AUTO}, {"type": "string", "pattern": "^/"}]}
+
+
 @dataclass(frozen=True)
 class Log:
     """What is logged, and how much is kept of each capsule's lines. Bytes."""
@@ -70,6 +94,13 @@ class Log:
         10 * MIB
     )
     file_count: Annotated[int, Checked(Count(0, 100), "Rotated files kept of each capsule.")] = 5
+    journal: Annotated[
+        str | bool,
+        Checked(_Journal(), "Whether capsules' lines go to journald too: auto, true, false, or a socket."),
+    ] = AUTO
+    format: Annotated[
+        Literal["text", "json"], about("Of the supervisor's own log: key=value for people, or JSON.")
+    ] = "text"
 
 
 @dataclass(frozen=True)

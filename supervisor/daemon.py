@@ -36,8 +36,7 @@ from capsuled.supervisor.control.shapes import JsonObject
 from capsuled.supervisor.folders import CannotStart
 from capsuled.supervisor.histories import Histories
 from capsuled.supervisor.lifecycle import Event
-from capsuled.supervisor.logbook import LogBook
-from capsuled.supervisor.logfiles import LogFiles
+from capsuled.supervisor.logs import Logs
 from capsuled.supervisor.modes import Mode
 from capsuled.supervisor.notify import NOBODY, Notifier, Told
 from capsuled.supervisor.service import Service
@@ -75,32 +74,18 @@ async def run(
         listener = stack.enter_context(control_socket(using.control.path, groups))
         edges = stack.enter_context(folders.fresh(using.runtime_dir / "edges"))
         spine = stack.enter_context(folders.fresh(using.runtime_dir / "spine"))
-        logs = folders.made(using.state_dir / "logs")
+        logs = Logs(using.log, folders.made(using.state_dir / "logs"))
         histories = Histories(folders.made(using.state_dir / "histories"))
-        files = LogFiles(logs, using.log.file_bytes, using.log.file_count)
         own = stack.enter_context(cgroups.opened(cgroups.holder(using.runtime_dir.absolute())))
         confining = await _confining(using, own, insecure=insecure)
         try:
-            async with (
-                _in_background(files.run),
-                _in_background(histories.run),
-                _in_background(reaper.run),
-            ):
+            async with _in_background(logs.run), _in_background(histories.run), _in_background(reaper.run):
                 await _supervise(
-                    using,
-                    catalogue,
-                    listener,
-                    groups,
-                    edges,
-                    spine,
-                    files,
-                    histories,
-                    confining,
-                    notifier,
+                    using, catalogue, listener, groups, edges, spine, logs, histories, confining, notifier
                 )
         finally:
             histories.flush()
-            files.flush()
+            logs.flush()
 
 
 async def _supervise(
@@ -110,7 +95,7 @@ async def _supervise(
     groups: dict[int, Level],
     edges: Path,
     spine: Path,
-    files: LogFiles,
+    logs: Logs,
     histories: Histories,
     confining: Confining,
     notifier: Notifier,
@@ -139,7 +124,7 @@ async def _supervise(
                     bus,
                     compiler,
                     edges,
-                    files,
+                    logs,
                     histories,
                     confining,
                     capsules_nursery,
@@ -260,7 +245,7 @@ def _capsules(
     bus: Bus,
     compiler: Compiler,
     edges: Path,
-    files: LogFiles,
+    logs: Logs,
     histories: Histories,
     confining: Confining,
     nursery: trio.Nursery,
@@ -280,8 +265,7 @@ def _capsules(
     )
     made: list[Capsule] = []
     for name, entry in catalogue.entries.items():
-        book = LogBook(name, using.log.ring_lines, using.log.ring_bytes, files.offer)
-        capsule = Capsule(entry, around, book)
+        capsule = Capsule(entry, around, logs.book(name))
         service.add(capsule)
         made.append(capsule)
     return made

@@ -127,6 +127,10 @@ class Instance:
         """What its ledger page says now; None when there is no process."""
         return self._ends.ledger.claims() if self._ends is not None else None
 
+    def _cut(self) -> int | None:
+        claims = self.claims()
+        return claims.logs_cut if claims is not None else None
+
     # ── what is done to it ───────────────────────────────────────────────────────────────────────
 
     def stop(self, intent: Intent) -> None:
@@ -253,19 +257,25 @@ class Instance:
 
     async def _live(self, process: Process, ends: Ends, group: Group) -> Ending:
         limits = self.manifest.limits
-        rate = output.Rate(limits.log_bytes_per_second)
+        intake = output.Intake(self._write, limits.log_bytes_per_second)
         async with trio.open_nursery() as listeners, trio.open_nursery() as ladder:
             listeners.start_soon(self._listen, ends.control)
-            listeners.start_soon(output.read_lines, ends.log, self._write, rate)
+            listeners.start_soon(output.read_lines, ends.log, intake)
             for fd, stream in ((ends.stdout, LogStream.STDOUT), (ends.stderr, LogStream.STDERR)):
-                listeners.start_soon(output.read_stream, os.dup(fd), stream, self._write, rate)
+                listeners.start_soon(output.read_stream, os.dup(fd), stream, intake)
             ladder.start_soon(self._ladder, ends.control)
+            ladder.start_soon(output.watch_cuts, intake, self._cut)
             ended = await process.wait()
             # Now, for what is done to it from here on was not what ended it.
             intent, killed, ready_seconds = self._intent, self._killed, self._ready_seconds()
             ladder.cancel_scope.cancel()
+            intake.end()
             listeners.cancel_scope.deadline = trio.current_time() + DRAIN_SECONDS
         claims = ends.ledger.claims()
+        intake.tell_cut(claims.logs_cut if claims is not None else 0)
+        intake.finish()
+        if claims is not None:
+            claims = claims._replace(logs_cut=claims.logs_cut + intake.cut)
         figures = await self._bus.detach(self.index) if self._attached else None
         evidence = Evidence(
             intent=intent,

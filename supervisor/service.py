@@ -149,6 +149,9 @@ class Service:
             await self._wait(capsule, wait, timeout)
         return ActResult(change, capsule_shape(capsule), wait is not None)
 
+    async def recall_logs(self, name: str) -> None:
+        await self._find(name).book.recall()
+
     def logs(self, name: str, lines: int, since: datetime | None) -> Sequence[JsonObject]:
         return self._find(name).book.last(lines, since)
 

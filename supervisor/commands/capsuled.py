@@ -5,13 +5,9 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import queue
 import signal
 import sys
-import threading
-import time
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,27 +15,13 @@ from types import FrameType
 
 from capsuled.proto._version import __version__
 from capsuled.proto.control import Exit
-from capsuled.supervisor import catalogue, configuration
+from capsuled.supervisor import catalogue, configuration, ownlog
 from capsuled.supervisor.configuration import Configuration, ConfigurationInvalid
 
 LOG = logging.getLogger("capsuled")
 
-WAITING_LINES = 10_000
-"""Of our own log, while nobody reads our standard error; more are lost, and counted."""
-
-LAST_LINES_SECONDS = 1.0
-"""How long the end waits until the last lines have been taken."""
-
 ENDED_BY_TERM = 128 + signal.SIGTERM
 """What shells and container engines make of an end by SIGTERM."""
-
-_LEVELS = {
-    "trace": logging.DEBUG,
-    "debug": logging.DEBUG,
-    "info": logging.INFO,
-    "warn": logging.WARNING,
-    "error": logging.ERROR,
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -138,7 +120,7 @@ def run(
         if folders is not None:
             _check_folders(folders)
             using = replace(using, capsules=tuple(folder.absolute() for folder in folders))
-        with _logging_to_stderr(using):
+        with ownlog.to_stderr(using.log):
             told = notify.heed(os.environ, os.getpid())
             found = catalogue.load(using.capsules, using)
             for fault in found.faults:
@@ -184,57 +166,6 @@ def _check_folders(folders: Sequence[Path]) -> None:
             raise CannotStart(
                 f"cannot look for capsules in {folder}: it does not exist: name another --capsules"
             )
-
-
-@contextmanager
-def _logging_to_stderr(using: Configuration) -> Generator[None, None, None]:
-    """One line for each fact, with the time in UTC."""
-    formatter = logging.Formatter(
-        "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S"
-    )
-    formatter.converter = time.gmtime
-    handler = _Patient(sys.stderr.fileno())
-    handler.setFormatter(formatter)
-    logging.basicConfig(level=_LEVELS[using.log.level], handlers=[handler])
-    try:
-        yield
-    finally:
-        handler.finish()
-
-
-class _Patient(logging.Handler):
-    """Lines to a descriptor, by a thread: a reader that has stopped to read holds nobody up."""
-
-    def __init__(self, fd: int) -> None:
-        super().__init__()
-        self._fd = fd
-        self._lines: queue.Queue[bytes | None] = queue.Queue(WAITING_LINES)
-        self._lost = 0
-        # A daemon, so that one which waits for its reader does not outlive us.
-        self._thread = threading.Thread(target=self._write_all, daemon=True)
-        self._thread.start()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        line = self.format(record) + "\n"
-        lost = f"({self._lost} lines are lost: nobody read them)\n" if self._lost else ""
-        try:
-            self._lines.put_nowait((lost + line).encode(errors="backslashreplace"))
-            self._lost = 0
-        except queue.Full:
-            self._lost += 1
-
-    def finish(self) -> None:
-        """Write what waits, as far as it is read now."""
-        with suppress(queue.Full):
-            self._lines.put_nowait(None)
-            self._thread.join(LAST_LINES_SECONDS)
-
-    def _write_all(self) -> None:
-        while (line := self._lines.get()) is not None:
-            # Not by sys.stderr, whose lock a write that hangs would hold when the interpreter ends.
-            with suppress(OSError):  # a closed one: there is nobody to tell
-                while line:
-                    line = line[os.write(self._fd, line) :]
 
 
 if __name__ == "__main__":

@@ -149,6 +149,24 @@ class Service:
             await self._wait(capsule, wait, timeout)
         return ActResult(change, capsule_shape(capsule), wait is not None)
 
+    async def reload(self, *, dry_run: bool) -> JsonObject:
+        raise Failed(f"cannot read the manifests again (dry run: {dry_run}): restart the supervisor instead")
+
+    async def settle(self, names: Sequence[str], timeout: float | None) -> None:
+        with trio.move_on_after(float("inf") if timeout is None else timeout):
+            for name in names:
+                while (capsule := self._capsules.get(name)) is not None and not _settled(capsule):
+                    await capsule.changed()
+            return
+        waited = [
+            f"{name} is {self._capsules[name].state.value}"
+            for name in names
+            if name in self._capsules and not _is_settled(self._capsules[name])
+        ]
+        raise WaitTimedOut(
+            f"cannot wait any longer: after {timeout:g} s {', '.join(waited)}; what was begun goes on"
+        )
+
     def logs(self, name: str, lines: int, since: datetime | None) -> Sequence[JsonObject]:
         return self._find(name).book.last(lines, since)
 
@@ -282,6 +300,23 @@ def kernel_events(event: JsonObject) -> list[tuple[str, JsonObject]]:
         return [(f"{topics.RESERVED}.lifecycle.{name}.{happened}", fields)]
     limit = next((limit for reason, limit in LIMITS_MET.items() if reason.value == event["reason"]), None)
     return [] if limit is None else [(f"{topics.RESERVED}.limits.{name}.{limit}", fields)]
+
+
+def _is_settled(capsule: Capsule) -> bool:
+    """It is as it is wanted, or has done what it was wanted for."""
+    if capsule.desired is Desired.DOWN:
+        return capsule.down
+    done = capsule.state is State.STOPPED and bool(capsule.exits) and capsule.exits[0].reason is Reason.OK
+    return done or capsule.state is State.READY
+
+
+def _settled(capsule: Capsule) -> bool:
+    """Raises `Failed` when it cannot become so any more."""
+    if _is_settled(capsule):
+        return True
+    if capsule.desired is Desired.UP and (refusal := _hopeless(capsule, "ready")):
+        raise refusal
+    return False
 
 
 def _reached(capsule: Capsule, wait: Wait) -> bool:

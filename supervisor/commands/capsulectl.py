@@ -93,6 +93,14 @@ def _asking(commands: Commands) -> None:
             "--wait", choices=("ready", "down"), help="return when it is so, not when it is begun"
         )
         _timeout(act)
+    reload = _add(
+        commands, "reload", asking.reload, "read the manifests again; only what changed is restarted"
+    )
+    reload.add_argument("--dry-run", action="store_true", help="say what would happen, and change nothing")
+    reload.add_argument(
+        "--wait", action="store_true", help="return when all of it has settled, not when it is begun"
+    )
+    _timeout(reload)
     why = _add(commands, "why", asking.why, "its last exits, each with its evidence, and what happens next")
     why.add_argument("name", metavar="NAME")
     bus = _add(commands, "bus", None, "the message bus").add_subparsers(metavar="COMMAND", required=True)

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 from capsuled.proto import payloads, topics
 from capsuled.proto.control import Level
-from capsuled.supervisor.control import messages, parameters, shapes
+from capsuled.supervisor.control import messages, parameters, reloading, shapes
 from capsuled.supervisor.control.errors import (
     BadParameter,
     Internal,
@@ -40,6 +40,7 @@ MAX_LOG_LINES = 10_000
 """Most log lines of one answer; it is built in memory."""
 
 WAITS: Mapping[str, Wait] = {"ready": "ready", "down": "down"}
+RELOAD_WAITS: Mapping[str, Wait] = {"ready": "ready"}
 HEALTH_LEVELS: Mapping[str, HealthLevel] = {"alive": "alive", "ready": "ready"}
 ACL_VERBS: Mapping[str, AclVerb] = {"publish": "publish", "subscribe": "subscribe"}
 
@@ -71,15 +72,35 @@ def _capsule(call: Call) -> Answer:
 
 
 async def _act(verb: Verb, call: Call) -> Answer:
-    wait = parameters.choice(call.given, "wait", WAITS)
-    timeout = parameters.seconds(call.given, "timeout")
-    if timeout is not None and wait is None:
-        raise BadParameter("timeout", call.given["timeout"], "give it together with wait=ready or wait=down")
+    wait, timeout = _waiting(call, WAITS)
     result = await call.operations.act(call.names["name"], verb, wait=wait, timeout=timeout)
     return _document(
         {"change": result.change, "capsule": result.capsule},
         HTTPStatus.OK if result.done else HTTPStatus.ACCEPTED,
     )
+
+
+def _waiting(call: Call, choices: Mapping[str, Wait]) -> tuple[Wait | None, float | None]:
+    """What to wait for, and how many seconds at most."""
+    wait = parameters.choice(call.given, "wait", choices)
+    timeout = parameters.seconds(call.given, "timeout")
+    if timeout is not None and wait is None:
+        together = " or ".join(f"wait={choice}" for choice in choices)
+        raise BadParameter("timeout", call.given["timeout"], f"give it together with {together}")
+    return wait, timeout
+
+
+async def _reload(call: Call) -> Answer:
+    dry_run = parameters.flag(call.given, "dry_run")
+    wait, timeout = _waiting(call, RELOAD_WAITS)
+    if dry_run and wait is not None:
+        raise BadParameter("wait", wait, "a dry run sets nothing going: leave it out, or dry_run")
+    plan = await call.operations.reload(dry_run=dry_run)
+    moved = reloading.moved(plan)
+    if wait is not None:
+        await call.operations.settle(moved, timeout)
+    going = bool(moved) and not dry_run and wait is None
+    return _document(plan, HTTPStatus.ACCEPTED if going else HTTPStatus.OK)
 
 
 def _logs(call: Call) -> Answer | Streamed:
@@ -198,6 +219,7 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/v1/capsules/{name}/reset-failed", Level.OPERATE, _WAITING, partial(_act, Verb.RESET)),
     Route("GET", "/v1/capsules/{name}/logs", Level.READ, ("follow", "lines", "since"), _logs),
     Route("GET", "/v1/capsules/{name}/why", Level.READ, (), _why),
+    Route("POST", "/v1/reload", Level.OPERATE, ("dry_run", *_WAITING), _reload),
     Route("GET", "/v1/bus", Level.READ, (), _bus),
     Route("POST", "/v1/bus/publish", Level.ADMIN, ("topic",), _publish),
     Route("GET", "/v1/bus/tap", Level.ADMIN, ("pattern",), _tap),

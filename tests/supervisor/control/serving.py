@@ -30,6 +30,7 @@ from capsuled.supervisor.control.operations import (
     Failed,
     HealthLevel,
     NoSuchCapsule,
+    Refused,
     Verb,
     Wait,
     WaitTimedOut,
@@ -85,6 +86,15 @@ class Daemon:
         self.is_balanced = True
         self.log_lines: list[JsonObject] = [log_line(f"line {n}") for n in range(3)]
         self.past_events: list[JsonObject] = [event("echo", "ready")]
+        self.plan: dict[str, Json] = {
+            "added": ["new"],
+            "removed": ["idle"],
+            "changed": [{"name": "echo", "why": ["the module is another", "limits.memory is 32MiB now"]}],
+            "unchanged": ["slow"],
+            "kept": [],
+            "faults": [],
+        }
+        self.no_reload: Refused | None = None
         self.log = Broadcast()
         self.happenings = events or Broadcast()
 
@@ -135,6 +145,18 @@ class Daemon:
         except trio.Cancelled:
             self.abandoned.set()
             raise
+
+    async def reload(self, *, dry_run: bool) -> JsonObject:
+        self.asked.append(("reload", dry_run))
+        await trio.lowlevel.checkpoint()
+        if self.no_reload is not None:
+            raise self.no_reload
+        return {"dry_run": dry_run, **self.plan}
+
+    async def settle(self, names: Sequence[str], timeout: float | None) -> None:
+        self.asked.append(("settle", names, timeout))
+        if "slow" in names:
+            await self._outcome(timeout)
 
     async def publish(self, topic: str, payload: bytes) -> int:
         self.asked.append(("publish", topic, payload))

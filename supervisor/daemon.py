@@ -15,6 +15,7 @@ import os
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -85,7 +86,8 @@ async def _supervise(
     async with trio.open_nursery() as nursery:
         await nursery.start(_signals, ending, serving, nursery.cancel_scope)
         async with _in_background(bus.run), _in_background(compiler.run):
-            await nursery.start(server.serve, listener, service, Access(os.getuid(), groups))
+            serve = partial(server.serve, counts=service.connections)
+            await nursery.start(serve, listener, service, Access(os.getuid(), groups))
             async with trio.open_nursery() as capsules_nursery:
                 capsules = _capsules(
                     using, catalogue, service, bus, compiler, edges, files, confining, capsules_nursery

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import sys
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -15,10 +15,11 @@ import trio
 from capsuled.proto import payloads, topics
 from capsuled.proto._version import __version__
 from capsuled.proto.control import Desired, Reason, State
-from capsuled.supervisor import clock, diagnostic, lifecycle, modes
+from capsuled.supervisor import clock, diagnostic, lifecycle, metrics, modes
 from capsuled.supervisor.accounts import Accounts
 from capsuled.supervisor.bus import Bus, BusDown
 from capsuled.supervisor.capsule import Capsule
+from capsuled.supervisor.control.counts import Counts
 from capsuled.supervisor.control.operations import (
     AclVerb,
     ActResult,
@@ -37,8 +38,9 @@ from capsuled.supervisor.control.streams import Broadcast, Follower
 from capsuled.supervisor.faults import Fault
 from capsuled.supervisor.instance import Ending
 from capsuled.supervisor.lifecycle import Event
+from capsuled.supervisor.metrics import CapsuleFacts, Facts
 from capsuled.supervisor.modes import Probed
-from capsuled.supervisor.view import capsule_shape, next_sentence
+from capsuled.supervisor.view import capsule_shape, next_sentence, own_processes, usage
 
 KEPT_EVENTS = 1000
 """Lifecycle events in memory, of all capsules together."""
@@ -78,6 +80,8 @@ class Service:
         self._events: deque[tuple[datetime, JsonObject]] = deque(maxlen=KEPT_EVENTS)
         self._followers = Broadcast()
         self._accounts = Accounts()
+        self._exits: defaultdict[str, Counter[str]] = defaultdict(Counter[str])
+        self.connections = Counts()
         self.stopping = False
         """No capsule is started any more."""
 
@@ -89,6 +93,8 @@ class Service:
     def event(self, event: JsonObject) -> None:
         self._events.append((clock.now(), event))
         self._followers.publish(event)
+        if event["event"] == "exited":
+            self._exits[str(event["capsule"])][str(event["reason"])] += 1
         for topic, fields in kernel_events(event):
             self._bus.tell(topic, payloads.encode(fields))
 
@@ -235,6 +241,13 @@ class Service:
             "grant": grant,
         }
 
+    async def metrics(self) -> str:
+        try:
+            bus = await self.bus()
+        except Failed:
+            bus = None  # the rest is worth the more
+        return metrics.text(metrics.families(self._facts(bus)))
+
     def health(self, level: HealthLevel) -> tuple[bool, JsonObject]:
         missing: list[Json] = []
         if not self._bus.up:
@@ -261,6 +274,31 @@ class Service:
         self._shutdown()
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────
+
+    def _facts(self, bus: JsonObject | None) -> Facts:
+        return Facts(
+            version=__version__,
+            mode=modes.mode(self._probed).value,
+            uptime=trio.current_time() - self._started,
+            processes=own_processes(self._bus.pid),
+            capsules=[
+                CapsuleFacts(
+                    name=name,
+                    state=capsule.state,
+                    wanted=capsule.desired is Desired.UP,
+                    attempt=capsule.budget.attempt,
+                    usage=usage(capsule),
+                    memory_limit=capsule.entry.manifest.limits.memory,
+                    process_memory_limit=capsule.entry.manifest.limits.process_memory,
+                    exits=self._exits[name],
+                )
+                for name, capsule in sorted(self._capsules.items())
+            ],
+            backbone_up=self._bus.up,
+            backbone_restarts=self._bus.restarts,
+            connections=self.connections,
+            bus=bus,
+        )
 
     def _find(self, name: str) -> Capsule:
         if name not in self._capsules:

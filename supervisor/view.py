@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 
 import psutil
@@ -10,6 +11,7 @@ from capsuled.proto.control import State
 from capsuled.supervisor import clock
 from capsuled.supervisor.capsule import Capsule
 from capsuled.supervisor.control.shapes import Json, JsonObject
+from capsuled.supervisor.metrics import Process
 
 
 def capsule_shape(capsule: Capsule) -> JsonObject:
@@ -31,7 +33,7 @@ def capsule_shape(capsule: Capsule) -> JsonObject:
         if capsule.next_attempt_at is None
         else clock.rfc3339(capsule.next_attempt_at),
         "last_exit": last,
-        "usage": _usage(capsule, pid),
+        "usage": usage(capsule),
         "limits": limits,
         "engine": instance.engine if instance is not None and instance.engine else manifest.component.engine,
         "isolation": {}
@@ -62,8 +64,9 @@ def next_sentence(capsule: Capsule) -> str:
             return f"nothing until `capsulectl start {name}`"
 
 
-def _usage(capsule: Capsule, pid: int | None) -> JsonObject:
+def usage(capsule: Capsule) -> JsonObject:
     """What it uses now: the process by the kernel's word, the guest's memory by the worker's."""
+    pid = capsule.instance.pid if capsule.instance is not None else None
     if pid is None or capsule.instance is None:
         return {"cpu_seconds": 0.0, "memory": 0, "process_memory": 0, "open_files": 0}
     claims = capsule.instance.claims()
@@ -88,3 +91,19 @@ def _open_files(process: psutil.Process) -> int | None:
         return process.num_fds()
     except psutil.AccessDenied:
         return None
+
+
+def own_processes(backbone: int | None) -> list[Process]:
+    """The supervisor itself and its backbone, where it has a process."""
+    pids = {"supervisor": os.getpid(), **({} if backbone is None else {"backbone": backbone})}
+    return [_own(name, pid) for name, pid in pids.items()]
+
+
+def _own(name: str, pid: int) -> Process:
+    try:
+        process = psutil.Process(pid)
+        with process.oneshot():
+            times = process.cpu_times()
+            return Process(name, pid, round(times.user + times.system, 3), process.memory_info().rss)
+    except psutil.Error:
+        return Process(name, pid, None, None)

@@ -197,6 +197,16 @@ def acl_explain(client: Client, given: argparse.Namespace) -> Exit:
     return Exit.DONE if allowed else Exit.FAILED
 
 
+def metrics(client: Client, given: argparse.Namespace) -> Exit:
+    """The exposition as it came, with --json too: it is what the socket answered."""
+    answer = client.ask(Ask("GET", "/v1/metrics"))
+    if failed := complain(answer, given):
+        return failed
+    for line in answer.text.splitlines():
+        print(render.text(line))
+    return Exit.DONE
+
+
 def health(client: Client, given: argparse.Namespace) -> Exit:
     answer = client.ask(Ask("GET", "/v1/health", {"level": given.level}))
     if answer.status == HTTPStatus.SERVICE_UNAVAILABLE and "error" not in answer.value:

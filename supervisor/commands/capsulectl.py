@@ -121,6 +121,7 @@ def _asking(commands: Commands) -> None:
     explain.add_argument("name", metavar="NAME")
     explain.add_argument("acl_verb", choices=("publish", "subscribe"), metavar="publish|subscribe")
     explain.add_argument("topic", metavar="TOPIC")
+    _add(commands, "metrics", asking.metrics, "every count, as OpenMetrics for a scraper")
     health = _add(commands, "health", asking.health, "exit 0 when all is well, 1 when not")
     health.add_argument("--level", choices=("alive", "ready"), default="alive", help="default: alive")
     _add(commands, "shutdown", asking.shutdown, "stop all capsules, then the supervisor")

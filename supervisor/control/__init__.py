@@ -13,6 +13,7 @@ In reading order:
 - `messages`: a request, and what is answered: a document or a stream
 - `routes`: the table of routes, and what each does
 - `connection`: one peer, one request after the other, each step with its deadline
+- `counts`: how many connections there are, and were refused
 - `server`: who gets past accept, and how many
 - `listening`: the socket's file
 

@@ -178,6 +178,10 @@ class Operations(Protocol):
         """
         ...
 
+    async def metrics(self) -> str:
+        """All counts as OpenMetrics has them, those of the ledger too where the backbone answers."""
+        ...
+
     def health(self, level: HealthLevel) -> tuple[bool, JsonObject]:
         """Whether all is well, and ``{"healthy", "level", …what is missing}``."""
         ...

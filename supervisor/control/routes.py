@@ -177,6 +177,10 @@ def _acl(call: Call) -> Answer:
     return _document(call.operations.acl(capsule, verb, topic))
 
 
+async def _metrics(call: Call) -> Answer:
+    return Answer(HTTPStatus.OK, (await call.operations.metrics()).encode(), shapes.OPENMETRICS)
+
+
 def _health(call: Call) -> Answer:
     # Alive by default: an init system that takes "not ready yet" for "dead" would kill what only needs time.
     level = parameters.choice(call.given, "level", HEALTH_LEVELS) or "alive"
@@ -226,6 +230,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/v1/bus/trace", Level.READ, ("id",), _trace),
     Route("GET", "/v1/acl", Level.READ, ("capsule", "verb", "topic"), _acl),
     Route("GET", "/v1/events", Level.READ, ("follow", "since"), _events),
+    Route("GET", "/v1/metrics", Level.READ, (), _metrics),
     Route("GET", "/v1/health", Level.READ, ("level",), _health),
     Route("POST", "/v1/shutdown", Level.ADMIN, (), _shutdown),
 )

@@ -94,6 +94,7 @@ def ran(*arguments: str, daemon: Daemon | None = None) -> Ran:
         ),
         (["reload", "--dry-run"], Exit.DONE, "+ new\n", ""),
         (["reload", "--wait", "--timeout", "5s"], Exit.DONE, "+ new\n", ""),
+        (["metrics"], Exit.DONE, "# TYPE up gauge\nup 1\n# EOF\n", ""),
         (["health"], Exit.DONE, "healthy: yes\n", ""),
         (["health", "--level", "ready"], Exit.DONE, "level:   ready\n", ""),
         (["shutdown"], Exit.DONE, "shutting_down: yes\n", ""),

@@ -21,6 +21,7 @@ from trio.testing import MockClock
 
 from capsuled.supervisor.control import peers
 from capsuled.supervisor.control.access import Access, Peer
+from capsuled.supervisor.control.counts import Counts
 from capsuled.supervisor.control.limits import Limits
 from capsuled.supervisor.control.listening import control_socket
 from capsuled.supervisor.control.operations import (
@@ -94,6 +95,7 @@ class Daemon:
             "kept": [],
             "faults": [],
         }
+        self.exposition = "# TYPE up gauge\nup 1\n# EOF\n"
         self.no_reload: Refused | None = None
         self.log = Broadcast()
         self.happenings = events or Broadcast()
@@ -209,6 +211,10 @@ class Daemon:
         grant = "room.*" if allowed else None
         return {"capsule": capsule, "verb": verb, "topic": topic, "allowed": allowed, "grant": grant}
 
+    async def metrics(self) -> str:
+        await trio.lowlevel.checkpoint()
+        return self.exposition
+
     def health(self, level: HealthLevel) -> tuple[bool, JsonObject]:
         self.asked.append(("health", level))
         return self.is_healthy, {"healthy": self.is_healthy, "level": level}
@@ -289,6 +295,7 @@ async def serving(
     limits: Limits = DEFAULTS,
     credentials: Callable[[trio.socket.SocketType], Peer] = peers.credentials,
     groups: Callable[[Peer], frozenset[int]] = peers.groups,
+    counts: Counts | None = None,
 ) -> AsyncGenerator[Served, None]:
     """A server until the end of the block. `shutdown` ends it earlier, as it ends the daemon's."""
     daemon = daemon or Daemon()
@@ -296,7 +303,14 @@ async def serving(
         path = Path(folder, "run", "control.sock")
         with control_socket(path) as listener:
             server = partial(
-                serve, listener, daemon, access, limits=limits, credentials=credentials, groups=groups
+                serve,
+                listener,
+                daemon,
+                access,
+                limits=limits,
+                credentials=credentials,
+                groups=groups,
+                counts=counts,
             )
 
             async def until_shutdown(*, task_status: trio.TaskStatus[None]) -> None:

@@ -57,6 +57,7 @@ LEVELS = {
     "GET /v1/bus/trace": Level.READ,
     "GET /v1/acl": Level.READ,
     "GET /v1/events": Level.READ,
+    "GET /v1/metrics": Level.READ,
     "GET /v1/health": Level.READ,
     "POST /v1/shutdown": Level.ADMIN,
 }
@@ -448,3 +449,12 @@ def test_a_reload_that_is_refused(refused: Refused, status: int, code: str) -> N
     daemon.no_reload = refused
     reply = answer("POST", "/v1/reload", daemon)
     assert (reply.status, reply.code) == (status, code)
+
+
+def test_metrics() -> None:
+    """The text for scrapers, with the media type that says which text it is."""
+    daemon = Daemon()
+    reply = answer("GET", "/v1/metrics", daemon)
+    assert reply.status == 200
+    assert reply.headers["content-type"] == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    assert reply.body.decode() == daemon.exposition

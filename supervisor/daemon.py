@@ -85,7 +85,7 @@ async def _supervise(
     service = Service(bus, catalogue.faults, confining.probed, ending.set)
     async with trio.open_nursery() as nursery:
         await nursery.start(_signals, ending, serving, nursery.cancel_scope)
-        async with _in_background(bus.run), _in_background(compiler.run):
+        async with _in_background(bus.run), _in_background(compiler.run), _in_background(service.sampler.run):
             serve = partial(server.serve, counts=service.connections)
             await nursery.start(serve, listener, service, Access(os.getuid(), groups))
             async with trio.open_nursery() as capsules_nursery:

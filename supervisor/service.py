@@ -6,7 +6,7 @@ import importlib.metadata
 import os
 import sys
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 
@@ -40,7 +40,8 @@ from capsuled.supervisor.instance import Ending
 from capsuled.supervisor.lifecycle import Event
 from capsuled.supervisor.metrics import CapsuleFacts, Facts
 from capsuled.supervisor.modes import Probed
-from capsuled.supervisor.view import capsule_shape, next_sentence, own_processes, usage
+from capsuled.supervisor.usage import NOTHING, Sampler, Target
+from capsuled.supervisor.view import capsule_shape, next_sentence, own_processes, target
 
 KEPT_EVENTS = 1000
 """Lifecycle events in memory, of all capsules together."""
@@ -82,6 +83,7 @@ class Service:
         self._accounts = Accounts()
         self._exits: defaultdict[str, Counter[str]] = defaultdict(Counter[str])
         self.connections = Counts()
+        self.sampler = Sampler(self._targets)
         self.stopping = False
         """No capsule is started any more."""
 
@@ -132,10 +134,11 @@ class Service:
         }
 
     def capsules(self) -> Sequence[JsonObject]:
-        return [capsule_shape(self._capsules[name]) for name in sorted(self._capsules)]
+        capsules = [self._capsules[name] for name in sorted(self._capsules)]
+        return [capsule_shape(each, self._usage(each)) for each in capsules]
 
     def capsule(self, name: str) -> JsonObject:
-        return capsule_shape(self._find(name))
+        return self._shape(self._find(name))
 
     async def act(self, name: str, verb: Verb, *, wait: Wait | None, timeout: float | None) -> ActResult:
         capsule = self._find(name)
@@ -153,7 +156,7 @@ class Service:
         change = f"change-{self._changes}"
         if wait is not None:
             await self._wait(capsule, wait, timeout)
-        return ActResult(change, capsule_shape(capsule), wait is not None)
+        return ActResult(change, self._shape(capsule), wait is not None)
 
     async def reload(self, *, dry_run: bool) -> JsonObject:
         raise Failed(f"cannot read the manifests again (dry run: {dry_run}): restart the supervisor instead")
@@ -275,6 +278,20 @@ class Service:
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────
 
+    def _targets(self) -> Iterator[Target]:
+        for capsule in self._capsules.values():
+            if found := target(capsule):
+                yield found
+
+    def _usage(self, capsule: Capsule) -> JsonObject:
+        found = target(capsule)
+        return NOTHING if found is None else self.sampler.last(found).shape()
+
+    def _shape(self, capsule: Capsule) -> JsonObject:
+        """One capsule, with what it uses at this moment."""
+        found = target(capsule)
+        return capsule_shape(capsule, NOTHING if found is None else self.sampler.now(found).shape())
+
     def _facts(self, bus: JsonObject | None) -> Facts:
         return Facts(
             version=__version__,
@@ -287,7 +304,7 @@ class Service:
                     state=capsule.state,
                     wanted=capsule.desired is Desired.UP,
                     attempt=capsule.budget.attempt,
-                    usage=usage(capsule),
+                    usage=self._usage(capsule),
                     memory_limit=capsule.entry.manifest.limits.memory,
                     process_memory_limit=capsule.entry.manifest.limits.process_memory,
                     exits=self._exits[name],

@@ -16,6 +16,7 @@ import signal
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -113,8 +114,9 @@ async def _supervise(
     async with trio.open_nursery() as nursery:
         await nursery.start(_signals, ending, serving, nursery.cancel_scope)
         await nursery.start(notifier.run, lambda: _summary(capsules))
-        async with _in_background(bus.run), _in_background(compiler.run):
-            await nursery.start(server.serve, listener, service, Access(os.getuid(), groups))
+        async with _in_background(bus.run), _in_background(compiler.run), _in_background(service.sampler.run):
+            serve = partial(server.serve, counts=service.connections)
+            await nursery.start(serve, listener, service, Access(os.getuid(), groups))
             async with trio.open_nursery() as capsules_nursery:
                 capsules += _capsules(
                     using,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import sys
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 
@@ -15,10 +15,11 @@ import trio
 from capsuled.proto import payloads, topics
 from capsuled.proto._version import __version__
 from capsuled.proto.control import Desired, Reason, State
-from capsuled.supervisor import clock, diagnostic, lifecycle, modes
+from capsuled.supervisor import clock, diagnostic, lifecycle, metrics, modes
 from capsuled.supervisor.accounts import Accounts
 from capsuled.supervisor.bus import Bus, BusDown
 from capsuled.supervisor.capsule import Capsule
+from capsuled.supervisor.control.counts import Counts
 from capsuled.supervisor.control.operations import (
     AclVerb,
     ActResult,
@@ -37,8 +38,10 @@ from capsuled.supervisor.control.streams import Broadcast, Follower
 from capsuled.supervisor.faults import Fault
 from capsuled.supervisor.instance import Ending
 from capsuled.supervisor.lifecycle import Event
+from capsuled.supervisor.metrics import CapsuleFacts, Facts
 from capsuled.supervisor.modes import Probed
-from capsuled.supervisor.view import capsule_shape, next_sentence
+from capsuled.supervisor.usage import NOTHING, Sampler, Target
+from capsuled.supervisor.view import capsule_shape, next_sentence, own_processes, target
 
 KEPT_EVENTS = 1000
 """Lifecycle events in memory, of all capsules together."""
@@ -78,6 +81,9 @@ class Service:
         self._events: deque[tuple[datetime, JsonObject]] = deque(maxlen=KEPT_EVENTS)
         self._followers = Broadcast()
         self._accounts = Accounts()
+        self._exits: defaultdict[str, Counter[str]] = defaultdict(Counter[str])
+        self.connections = Counts()
+        self.sampler = Sampler(self._targets)
         self.stopping = False
         """No capsule is started any more."""
 
@@ -89,6 +95,8 @@ class Service:
     def event(self, event: JsonObject) -> None:
         self._events.append((clock.now(), event))
         self._followers.publish(event)
+        if event["event"] == "exited":
+            self._exits[str(event["capsule"])][str(event["reason"])] += 1
         for topic, fields in kernel_events(event):
             self._bus.tell(topic, payloads.encode(fields))
 
@@ -126,10 +134,11 @@ class Service:
         }
 
     def capsules(self) -> Sequence[JsonObject]:
-        return [capsule_shape(self._capsules[name]) for name in sorted(self._capsules)]
+        capsules = [self._capsules[name] for name in sorted(self._capsules)]
+        return [capsule_shape(each, self._usage(each)) for each in capsules]
 
     def capsule(self, name: str) -> JsonObject:
-        return capsule_shape(self._find(name))
+        return self._shape(self._find(name))
 
     async def act(self, name: str, verb: Verb, *, wait: Wait | None, timeout: float | None) -> ActResult:
         capsule = self._find(name)
@@ -147,7 +156,25 @@ class Service:
         change = f"change-{self._changes}"
         if wait is not None:
             await self._wait(capsule, wait, timeout)
-        return ActResult(change, capsule_shape(capsule), wait is not None)
+        return ActResult(change, self._shape(capsule), wait is not None)
+
+    async def reload(self, *, dry_run: bool) -> JsonObject:
+        raise Failed(f"cannot read the manifests again (dry run: {dry_run}): restart the supervisor instead")
+
+    async def settle(self, names: Sequence[str], timeout: float | None) -> None:
+        with trio.move_on_after(float("inf") if timeout is None else timeout):
+            for name in names:
+                while (capsule := self._capsules.get(name)) is not None and not _settled(capsule):
+                    await capsule.changed()
+            return
+        waited = [
+            f"{name} is {self._capsules[name].state.value}"
+            for name in names
+            if name in self._capsules and not _is_settled(self._capsules[name])
+        ]
+        raise WaitTimedOut(
+            f"cannot wait any longer: after {timeout:g} s {', '.join(waited)}; what was begun goes on"
+        )
 
     async def recall_logs(self, name: str) -> None:
         await self._find(name).book.recall()
@@ -220,6 +247,13 @@ class Service:
             "grant": grant,
         }
 
+    async def metrics(self) -> str:
+        try:
+            bus = await self.bus()
+        except Failed:
+            bus = None  # the rest is worth the more
+        return metrics.text(metrics.families(self._facts(bus)))
+
     def health(self, level: HealthLevel) -> tuple[bool, JsonObject]:
         missing: list[Json] = []
         if not self._bus.up:
@@ -246,6 +280,45 @@ class Service:
         self._shutdown()
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────
+
+    def _targets(self) -> Iterator[Target]:
+        for capsule in self._capsules.values():
+            if found := target(capsule):
+                yield found
+
+    def _usage(self, capsule: Capsule) -> JsonObject:
+        found = target(capsule)
+        return NOTHING if found is None else self.sampler.last(found).shape()
+
+    def _shape(self, capsule: Capsule) -> JsonObject:
+        """One capsule, with what it uses at this moment."""
+        found = target(capsule)
+        return capsule_shape(capsule, NOTHING if found is None else self.sampler.now(found).shape())
+
+    def _facts(self, bus: JsonObject | None) -> Facts:
+        return Facts(
+            version=__version__,
+            mode=modes.mode(self._probed).value,
+            uptime=trio.current_time() - self._started,
+            processes=own_processes(self._bus.pid),
+            capsules=[
+                CapsuleFacts(
+                    name=name,
+                    state=capsule.state,
+                    wanted=capsule.desired is Desired.UP,
+                    attempt=capsule.budget.attempt,
+                    usage=self._usage(capsule),
+                    memory_limit=capsule.entry.manifest.limits.memory,
+                    process_memory_limit=capsule.entry.manifest.limits.process_memory,
+                    exits=self._exits[name],
+                )
+                for name, capsule in sorted(self._capsules.items())
+            ],
+            backbone_up=self._bus.up,
+            backbone_restarts=self._bus.restarts,
+            connections=self.connections,
+            bus=bus,
+        )
 
     def _find(self, name: str) -> Capsule:
         if name not in self._capsules:
@@ -285,6 +358,23 @@ def kernel_events(event: JsonObject) -> list[tuple[str, JsonObject]]:
         return [(f"{topics.RESERVED}.lifecycle.{name}.{happened}", fields)]
     limit = next((limit for reason, limit in LIMITS_MET.items() if reason.value == event["reason"]), None)
     return [] if limit is None else [(f"{topics.RESERVED}.limits.{name}.{limit}", fields)]
+
+
+def _is_settled(capsule: Capsule) -> bool:
+    """It is as it is wanted, or has done what it was wanted for."""
+    if capsule.desired is Desired.DOWN:
+        return capsule.down
+    done = capsule.state is State.STOPPED and bool(capsule.exits) and capsule.exits[0].reason is Reason.OK
+    return done or capsule.state is State.READY
+
+
+def _settled(capsule: Capsule) -> bool:
+    """Raises `Failed` when it cannot become so any more."""
+    if _is_settled(capsule):
+        return True
+    if capsule.desired is Desired.UP and (refusal := _hopeless(capsule, "ready")):
+        raise refusal
+    return False
 
 
 def _reached(capsule: Capsule, wait: Wait) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 
 import psutil
@@ -10,9 +11,11 @@ from capsuled.proto.control import State
 from capsuled.supervisor import clock
 from capsuled.supervisor.capsule import Capsule
 from capsuled.supervisor.control.shapes import Json, JsonObject
+from capsuled.supervisor.metrics import Process
+from capsuled.supervisor.usage import Target
 
 
-def capsule_shape(capsule: Capsule) -> JsonObject:
+def capsule_shape(capsule: Capsule, usage: JsonObject) -> JsonObject:
     """The capsule of the control contract. Sizes are bytes, durations seconds."""
     instance, manifest = capsule.instance, capsule.entry.manifest
     pid = instance.pid if instance is not None else None
@@ -31,7 +34,7 @@ def capsule_shape(capsule: Capsule) -> JsonObject:
         if capsule.next_attempt_at is None
         else clock.rfc3339(capsule.next_attempt_at),
         "last_exit": last,
-        "usage": _usage(capsule, pid),
+        "usage": usage,
         "limits": limits,
         "engine": instance.engine if instance is not None and instance.engine else manifest.component.engine,
         "isolation": {}
@@ -62,29 +65,30 @@ def next_sentence(capsule: Capsule) -> str:
             return f"nothing until `capsulectl start {name}`"
 
 
-def _usage(capsule: Capsule, pid: int | None) -> JsonObject:
-    """What it uses now: the process by the kernel's word, the guest's memory by the worker's."""
-    if pid is None or capsule.instance is None:
-        return {"cpu_seconds": 0.0, "memory": 0, "process_memory": 0, "open_files": 0}
-    claims = capsule.instance.claims()
+def target(capsule: Capsule) -> Target | None:
+    """What there is to sample of it; None while it has no process."""
+    instance = capsule.instance
+    if instance is None or (pid := instance.pid) is None:
+        return None
+
+    def memory() -> int:
+        claims = instance.claims()
+        return 0 if claims is None else claims.memory
+
+    return Target(instance.index, pid, memory)
+
+
+def own_processes(backbone: int | None) -> list[Process]:
+    """The supervisor itself and its backbone, where it has a process."""
+    pids = {"supervisor": os.getpid(), **({} if backbone is None else {"backbone": backbone})}
+    return [_own(name, pid) for name, pid in pids.items()]
+
+
+def _own(name: str, pid: int) -> Process:
     try:
         process = psutil.Process(pid)
         with process.oneshot():
             times = process.cpu_times()
-            return {
-                "cpu_seconds": round(times.user + times.system, 3),
-                "memory": claims.memory if claims is not None else 0,
-                "process_memory": process.memory_info().rss,
-                "open_files": _open_files(process),
-            }
+            return Process(name, pid, round(times.user + times.system, 3), process.memory_info().rss)
     except psutil.Error:
-        # It has just ended: what is not known is not guessed.
-        return {"cpu_seconds": 0.0, "memory": 0, "process_memory": 0, "open_files": 0}
-
-
-def _open_files(process: psutil.Process) -> int | None:
-    """None where only root may count them: a sealed process cannot be looked into."""
-    try:
-        return process.num_fds()
-    except psutil.AccessDenied:
-        return None
+        return Process(name, pid, None, None)

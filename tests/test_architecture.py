@@ -48,6 +48,7 @@ RULES = (
     "supervisor/balance.py",
     "supervisor/exits.py",
     "supervisor/manifest.py",
+    "supervisor/metrics.py",
     "supervisor/configuration.py",
     "supervisor/modes.py",
     "supervisor/users.py",

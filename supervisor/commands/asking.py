@@ -11,6 +11,7 @@ from http import HTTPStatus
 from capsuled.proto.control import Exit, State
 from capsuled.supervisor.commands import render
 from capsuled.supervisor.commands.client import Answer, Ask, CannotAsk, Client, capsule_path
+from capsuled.supervisor.control import reloading
 from capsuled.supervisor.control.shapes import CBOR, JSON, Json, JsonObject
 
 EXITS: Mapping[str, Exit] = {
@@ -24,6 +25,9 @@ RUNNING = (State.STARTING, State.READY, State.STOPPING)
 """States in which a capsule has a process; in any other `status NAME` exits with `Exit.NOT_RUNNING`."""
 
 TRACE = ("time", "seq", "cause", "source", "principal", "topic")
+
+RELOAD_SECONDS = 120.0
+"""For the supervisor to read all manifests and modules again, from whatever disk they are on."""
 
 LIST = ("name", "state", "desired", "pid", "since", "attempt", "last exit")
 
@@ -85,6 +89,28 @@ def _acted(name: str, answer: Answer | CannotAsk, given: argparse.Namespace) -> 
         )
         print(f"{name}: {given.verb} {done}, {state}")
     return Exit.DONE
+
+
+def reload(client: Client, given: argparse.Namespace) -> Exit:
+    """The plan, a line for each capsule that it moves and each fault; `Exit.FAILED` when there is a fault."""
+    if given.timeout is not None and not given.wait:
+        raise CannotAsk("cannot use --timeout alone: give it together with --wait", Exit.USAGE)
+    if given.dry_run and given.wait:
+        raise CannotAsk("cannot wait for a dry run: it sets nothing going", Exit.USAGE)
+    query = {"dry_run": ""} if given.dry_run else {}
+    if given.wait:
+        query["wait"] = "ready"
+    if given.timeout is not None:
+        query["timeout"] = f"{given.timeout:.9f}"
+    waits = given.timeout if given.wait else RELOAD_SECONDS
+    answer = client.ask(Ask("POST", "/v1/reload", query, waits))
+    if failed := complain(answer, given):
+        return failed
+    if given.json:
+        show(answer.value, given)
+    else:
+        print("\n".join(render.plan(answer.value)))
+    return Exit.FAILED if reloading.members(answer.value, "faults") else Exit.DONE
 
 
 def why(client: Client, given: argparse.Namespace) -> Exit:
@@ -169,6 +195,16 @@ def acl_explain(client: Client, given: argparse.Namespace) -> Exit:
     else:
         print(f"denied: no grant of {given.name} lets it {given.acl_verb} '{render.text(given.topic)}'")
     return Exit.DONE if allowed else Exit.FAILED
+
+
+def metrics(client: Client, given: argparse.Namespace) -> Exit:
+    """The exposition as it came, with --json too: it is what the socket answered."""
+    answer = client.ask(Ask("GET", "/v1/metrics"))
+    if failed := complain(answer, given):
+        return failed
+    for line in answer.text.splitlines():
+        print(render.text(line))
+    return Exit.DONE
 
 
 def health(client: Client, given: argparse.Namespace) -> Exit:

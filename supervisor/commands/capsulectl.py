@@ -93,6 +93,14 @@ def _asking(commands: Commands) -> None:
             "--wait", choices=("ready", "down"), help="return when it is so, not when it is begun"
         )
         _timeout(act)
+    reload = _add(
+        commands, "reload", asking.reload, "read the manifests again; only what changed is restarted"
+    )
+    reload.add_argument("--dry-run", action="store_true", help="say what would happen, and change nothing")
+    reload.add_argument(
+        "--wait", action="store_true", help="return when all of it has settled, not when it is begun"
+    )
+    _timeout(reload)
     why = _add(commands, "why", asking.why, "its last exits, each with its evidence, and what happens next")
     why.add_argument("name", metavar="NAME")
     bus = _add(commands, "bus", None, "the message bus").add_subparsers(metavar="COMMAND", required=True)
@@ -113,6 +121,7 @@ def _asking(commands: Commands) -> None:
     explain.add_argument("name", metavar="NAME")
     explain.add_argument("acl_verb", choices=("publish", "subscribe"), metavar="publish|subscribe")
     explain.add_argument("topic", metavar="TOPIC")
+    _add(commands, "metrics", asking.metrics, "every count, as OpenMetrics for a scraper")
     health = _add(commands, "health", asking.health, "exit 0 when all is well, 1 when not")
     health.add_argument("--level", choices=("alive", "ready"), default="alive", help="default: alive")
     _add(commands, "shutdown", asking.shutdown, "stop all capsules, then the supervisor")

@@ -13,7 +13,7 @@ from typing import NamedTuple, cast
 from urllib.parse import quote, urlencode
 
 from capsuled.proto.control import Exit
-from capsuled.supervisor.control.shapes import JSON, JSON_LINES, Json, JsonObject
+from capsuled.supervisor.control.shapes import JSON, JSON_LINES, OPENMETRICS, Json, JsonObject
 
 ANSWER_SECONDS = 30.0
 """For an answer that waits for nothing; a supervisor that needs longer is stuck."""
@@ -50,6 +50,8 @@ class Answer(NamedTuple):
     """An empty object when the body is none."""
     lines: Sequence[JsonObject] = ()
     """The lines of an answer that is a list of them."""
+    text: str = ""
+    """The body of an answer that is text for other programs."""
 
 
 class Ask(NamedTuple):
@@ -251,6 +253,8 @@ def _read(response: http.client.HTTPResponse) -> Answer:
         raise http.client.IncompleteRead(body, response.length)
     if response.getheader("Content-Type") == JSON_LINES:
         return Answer(response.status, {}, [_object(raw) for raw in body.splitlines() if raw])
+    if response.getheader("Content-Type") == OPENMETRICS:
+        return Answer(response.status, {}, text=body.decode(errors="backslashreplace"))
     return Answer(response.status, _object(body) if body else {})
 
 

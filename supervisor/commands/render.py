@@ -7,8 +7,9 @@ shown as an escape. `rich` is imported only when there is a terminal to colour.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from capsuled.supervisor.control import reloading
 from capsuled.supervisor.control.shapes import Json, JsonObject
 
 STYLES: Mapping[str, str] = {
@@ -43,6 +44,22 @@ def facts(value: JsonObject) -> None:
     width = max(map(len, names), default=0) + 1
     for name, member in zip(names, value.values(), strict=True):
         print(f"{name + ':':<{width}} {text(member)}")
+
+
+def plan(value: JsonObject) -> Iterator[str]:
+    """A reload's plan: ``+ added``, ``- removed``, ``~ changed (why)``, ``! fault``, and how many stay as they are."""
+    yield from (f"+ {text(name)}" for name in reloading.names(value, "added"))
+    yield from (f"- {text(name)}" for name in reloading.names(value, "removed"))
+    for each in reloading.members(value, "changed"):
+        if isinstance(each, Mapping):
+            yield f"~ {text(each.get('name'))} ({text(each.get('why'))})"
+    yield f"= {len(reloading.members(value, 'unchanged'))} unchanged"
+    for each in reloading.members(value, "faults"):
+        if isinstance(each, Mapping):
+            parts = [text(each[key]) for key in ("file", "key", "message") if each.get(key)]
+            yield f"! {': '.join(parts)}"
+    for name in reloading.names(value, "kept"):
+        yield f"! {text(name)} goes on as it is: what its manifest says now has a fault"
 
 
 def text(value: Json) -> str:

@@ -9,9 +9,11 @@ In reading order:
 - `errors`: every refusal with its status and code
 - `streams`: lines for many followers, of whom none can hold the publisher up
 - `parameters`: what stands behind the question mark of a request
+- `reloading`: the plan that a reload answers
 - `messages`: a request, and what is answered: a document or a stream
 - `routes`: the table of routes, and what each does
 - `connection`: one peer, one request after the other, each step with its deadline
+- `counts`: how many connections there are, and were refused
 - `server`: who gets past accept, and how many
 - `listening`: the socket's file
 

@@ -115,6 +115,24 @@ class Operations(Protocol):
         """Bring back what a supervisor before this one has logged of it, so that `logs` has it too."""
         ...
 
+    async def reload(self, *, dry_run: bool) -> JsonObject:
+        """Read the manifests again and set going what follows from them; with `dry_run` only say what would.
+
+        ``{"dry_run", "added": [name], "removed": [name], "changed": [{"name", "why": [sentence]}],
+        "unchanged": [name], "kept": [name], "faults": [{"file", "key", "message"}]}``
+
+        `kept` go on as they are, because what their manifest says now is no manifest. A peer that hangs up cancels
+        it, which leaves all of the plan or nothing of it. Raises `Failed`, `Conflict`, `ShuttingDown`.
+        """
+        ...
+
+    async def settle(self, names: Sequence[str], timeout: float | None) -> None:
+        """Wait until these capsules are as they are wanted; one that is not there any more is.
+
+        Raises `Failed` for one that cannot become so, `WaitTimedOut`.
+        """
+        ...
+
     def logs(self, name: str, lines: int, since: datetime | None) -> Sequence[JsonObject]:
         """The last `lines` log lines that are kept, oldest first, from the first one on that is not older than `since`
         (aware, UTC).
@@ -164,6 +182,10 @@ class Operations(Protocol):
 
         `topic` is well-formed, and subscribable for that verb: the route has checked it.
         """
+        ...
+
+    async def metrics(self) -> str:
+        """All counts as OpenMetrics has them, those of the ledger too where the backbone answers."""
         ...
 
     def health(self, level: HealthLevel) -> tuple[bool, JsonObject]:

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 from capsuled.proto import payloads, topics
 from capsuled.proto.control import Level
-from capsuled.supervisor.control import messages, parameters, shapes
+from capsuled.supervisor.control import messages, parameters, reloading, shapes
 from capsuled.supervisor.control.errors import (
     BadParameter,
     Internal,
@@ -40,6 +40,7 @@ MAX_LOG_LINES = 10_000
 """Most log lines of one answer; it is built in memory."""
 
 WAITS: Mapping[str, Wait] = {"ready": "ready", "down": "down"}
+RELOAD_WAITS: Mapping[str, Wait] = {"ready": "ready"}
 HEALTH_LEVELS: Mapping[str, HealthLevel] = {"alive": "alive", "ready": "ready"}
 ACL_VERBS: Mapping[str, AclVerb] = {"publish": "publish", "subscribe": "subscribe"}
 
@@ -71,15 +72,35 @@ def _capsule(call: Call) -> Answer:
 
 
 async def _act(verb: Verb, call: Call) -> Answer:
-    wait = parameters.choice(call.given, "wait", WAITS)
-    timeout = parameters.seconds(call.given, "timeout")
-    if timeout is not None and wait is None:
-        raise BadParameter("timeout", call.given["timeout"], "give it together with wait=ready or wait=down")
+    wait, timeout = _waiting(call, WAITS)
     result = await call.operations.act(call.names["name"], verb, wait=wait, timeout=timeout)
     return _document(
         {"change": result.change, "capsule": result.capsule},
         HTTPStatus.OK if result.done else HTTPStatus.ACCEPTED,
     )
+
+
+def _waiting(call: Call, choices: Mapping[str, Wait]) -> tuple[Wait | None, float | None]:
+    """What to wait for, and how many seconds at most."""
+    wait = parameters.choice(call.given, "wait", choices)
+    timeout = parameters.seconds(call.given, "timeout")
+    if timeout is not None and wait is None:
+        together = " or ".join(f"wait={choice}" for choice in choices)
+        raise BadParameter("timeout", call.given["timeout"], f"give it together with {together}")
+    return wait, timeout
+
+
+async def _reload(call: Call) -> Answer:
+    dry_run = parameters.flag(call.given, "dry_run")
+    wait, timeout = _waiting(call, RELOAD_WAITS)
+    if dry_run and wait is not None:
+        raise BadParameter("wait", wait, "a dry run sets nothing going: leave it out, or dry_run")
+    plan = await call.operations.reload(dry_run=dry_run)
+    moved = reloading.moved(plan)
+    if wait is not None:
+        await call.operations.settle(moved, timeout)
+    going = bool(moved) and not dry_run and wait is None
+    return _document(plan, HTTPStatus.ACCEPTED if going else HTTPStatus.OK)
 
 
 async def _logs(call: Call) -> Answer | Streamed:
@@ -158,6 +179,10 @@ def _acl(call: Call) -> Answer:
     return _document(call.operations.acl(capsule, verb, topic))
 
 
+async def _metrics(call: Call) -> Answer:
+    return Answer(HTTPStatus.OK, (await call.operations.metrics()).encode(), shapes.OPENMETRICS)
+
+
 def _health(call: Call) -> Answer:
     # Alive by default: an init system that takes "not ready yet" for "dead" would kill what only needs time.
     level = parameters.choice(call.given, "level", HEALTH_LEVELS) or "alive"
@@ -200,12 +225,14 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/v1/capsules/{name}/reset-failed", Level.OPERATE, _WAITING, partial(_act, Verb.RESET)),
     Route("GET", "/v1/capsules/{name}/logs", Level.READ, ("follow", "lines", "since"), _logs),
     Route("GET", "/v1/capsules/{name}/why", Level.READ, (), _why),
+    Route("POST", "/v1/reload", Level.OPERATE, ("dry_run", *_WAITING), _reload),
     Route("GET", "/v1/bus", Level.READ, (), _bus),
     Route("POST", "/v1/bus/publish", Level.ADMIN, ("topic",), _publish),
     Route("GET", "/v1/bus/tap", Level.ADMIN, ("pattern",), _tap),
     Route("GET", "/v1/bus/trace", Level.READ, ("id",), _trace),
     Route("GET", "/v1/acl", Level.READ, ("capsule", "verb", "topic"), _acl),
     Route("GET", "/v1/events", Level.READ, ("follow", "since"), _events),
+    Route("GET", "/v1/metrics", Level.READ, (), _metrics),
     Route("GET", "/v1/health", Level.READ, ("level",), _health),
     Route("POST", "/v1/shutdown", Level.ADMIN, (), _shutdown),
 )

@@ -17,6 +17,7 @@ from capsuled.proto.control import Level
 from capsuled.supervisor.control import peers, routes
 from capsuled.supervisor.control.access import Access, Peer
 from capsuled.supervisor.control.connection import Connection
+from capsuled.supervisor.control.counts import Counts
 from capsuled.supervisor.control.errors import NoLevel, TooManyConnections
 from capsuled.supervisor.control.limits import LOOKUPS, REFUSED, Limits
 from capsuled.supervisor.control.messages import Answer, Request, Streamed
@@ -35,13 +36,14 @@ async def serve(
     limits: Limits = DEFAULT_LIMITS,
     credentials: Callable[[trio.socket.SocketType], Peer] = peers.credentials,
     groups: Callable[[Peer], frozenset[int]] = peers.groups,
+    counts: Counts | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> NoReturn:
     """Answer the peers of `listener` until cancelled; then the listener and all connections are closed.
 
-    `credentials` and `groups` say who a peer is; `groups` may block, and runs in a thread.
+    `credentials` and `groups` say who a peer is; `groups` may block, and runs in a thread. `counts` is kept up to date.
     """
-    server = _Server(operations, access, limits, credentials, groups)
+    server = _Server(operations, access, limits, credentials, groups, counts or Counts())
     async with trio.open_nursery() as nursery:
         await nursery.start(trio.serve_listeners, server.accepted, [listener])
         task_status.started()
@@ -56,14 +58,16 @@ class _Server:
         limits: Limits,
         credentials: Callable[[trio.socket.SocketType], Peer],
         groups: Callable[[Peer], frozenset[int]],
+        counts: Counts,
     ) -> None:
         self._operations = operations
         self._access = access
         self._limits = limits
         self._credentials = credentials
         self._groups = groups
-        self._open = 0
+        self._counts = counts
         self._refused = 0
+        """Refused ones that are given time to notice at this moment."""
         # Not trio's default one: look-ups that hang in a directory service would take all its threads.
         self._lookups = trio.CapacityLimiter(LOOKUPS)
 
@@ -81,7 +85,7 @@ class _Server:
         if level is None and not self._access.groups:
             await self._refuse(stream, _no_level(peer))
             return
-        if self._open >= self._limits.connections:
+        if self._counts.open >= self._limits.connections:
             most = self._limits.connections
             await self._refuse(
                 stream,
@@ -91,17 +95,18 @@ class _Server:
                 ),
             )
             return
-        self._open += 1
+        self._counts.open += 1
         try:
             level = level or await self._level_of_groups(peer)
             if level is not None:
                 await self._serve(stream, level)
         finally:
-            self._open -= 1
+            self._counts.open -= 1
         if level is None:
             await self._refuse(stream, _no_level(peer))
 
     async def _refuse(self, stream: trio.SocketStream, refused: Refused) -> None:
+        self._counts.refused += 1
         await Connection(stream, self._limits).refuse(refused)
         if self._refused < REFUSED:
             self._refused += 1

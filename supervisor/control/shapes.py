@@ -12,6 +12,7 @@ JsonObject = Mapping[str, Json]
 JSON = "application/json"
 JSON_LINES = "application/x-ndjson"
 CBOR = "application/cbor"
+OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 
 def line(value: JsonObject) -> bytes:

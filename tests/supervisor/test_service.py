@@ -395,3 +395,45 @@ def test_who_ends_while_the_backbone_is_asked_is_counted_once(monkeypatch: pytes
         assert [dict(each)["published"] for each in capsules if isinstance(each, dict)] == [3, 0]
 
     staged(play)
+
+
+def settled(stage: Stage, nursery: trio.Nursery, *names: str) -> trio.Event:
+    done = trio.Event()
+
+    async def settle() -> None:
+        await stage.service.settle(names, None)
+        done.set()
+
+    nursery.start_soon(settle)
+    return done
+
+
+def test_what_was_reloaded_settles() -> None:
+    """Who is wanted up is ready, who is wanted down has no process, and who is gone is waited for no longer."""
+
+    async def play(stage: Stage, nursery: trio.Nursery) -> None:
+        stage.echo.feed(Event.START)
+        stage.idle.feed(Event.START)
+        stage.idle.feed(Event.STOP)
+        done = settled(stage, nursery, "echo", "idle", "gone")
+        for capsule, event in ((stage.echo, Event.READY), (stage.idle, Event.ENDED)):
+            await trio.testing.wait_all_tasks_blocked()
+            assert not done.is_set()
+            capsule.feed(event)
+        await done.wait()
+
+    staged(play)
+
+
+def test_what_cannot_settle_is_told() -> None:
+    """Who has failed will not be ready by itself; who is not there in time is named with its state."""
+
+    async def play(stage: Stage, _: trio.Nursery) -> None:
+        stage.echo.feed(Event.START)
+        with pytest.raises(WaitTimedOut, match=r"after 0.05 s echo is starting; what was begun goes on"):
+            await stage.service.settle(["echo", "idle"], 0.05)
+        stage.echo.feed(Event.EXHAUSTED)
+        with pytest.raises(Failed, match="cannot wait until echo is ready: it is failed"):
+            await stage.service.settle(["idle", "echo"], None)
+
+    staged(play)

@@ -86,6 +86,15 @@ def ran(*arguments: str, daemon: Daemon | None = None) -> Ran:
         ),
         (["acl", "explain", "echo", "publish", "a..b"], Exit.FAILED, "", "capsulectl: parameter 'topic' "),
         (["acl", "explain", "nobody", "publish", "a"], Exit.NO_SUCH_CAPSULE, "", "capsulectl: cannot find"),
+        (
+            ["reload"],
+            Exit.DONE,
+            "+ new\n- idle\n~ echo (the module is another; limits.memory is 32MiB now)\n= 1 unchanged\n",
+            "",
+        ),
+        (["reload", "--dry-run"], Exit.DONE, "+ new\n", ""),
+        (["reload", "--wait", "--timeout", "5s"], Exit.DONE, "+ new\n", ""),
+        (["metrics"], Exit.DONE, "# TYPE up gauge\nup 1\n# EOF\n", ""),
         (["health"], Exit.DONE, "healthy: yes\n", ""),
         (["health", "--level", "ready"], Exit.DONE, "level:   ready\n", ""),
         (["shutdown"], Exit.DONE, "shutting_down: yes\n", ""),
@@ -115,6 +124,9 @@ def test_commands(arguments: list[str], code: Exit, out: str, err: str) -> None:
         ["start", "echo", "--wait", "ready", "--timeout", "0"],
         ["start", "echo", "--wait", "ready", "--timeout", "soon"],
         ["start", "echo", "--wai", "ready"],
+        ["reload", "echo"],
+        ["reload", "--timeout", "5s"],
+        ["reload", "--dry-run", "--wait"],
         ["logs", "echo", "-n", "-1"],
         ["logs", "echo", "-n", "some"],
         ["wait", "echo"],
@@ -158,6 +170,7 @@ def test_what_is_not_well_is_told(unwell: str, command: list[str]) -> None:
         (["list"], Exit.DONE),
         (["start", "echo"], Exit.DONE),
         (["why", "broken"], Exit.DONE),
+        (["reload", "--dry-run"], Exit.DONE),
         (["bus", "stats"], Exit.DONE),
         (["acl", "explain", "echo", "publish", "a"], Exit.FAILED),
         (["health"], Exit.DONE),
@@ -220,6 +233,37 @@ def test_verbs_reach_the_daemon(verb: Verb) -> None:
     daemon = Daemon()
     assert ran(verb.value, "echo", "--wait", "ready", "--timeout", "1500ms", daemon=daemon).code == Exit.DONE
     assert daemon.acted == [("echo", verb, "ready", 1.5)]
+
+
+def test_faults_of_a_reload() -> None:
+    """Each fault and who is kept for it has a line; the exit code is 1, though the rest was done."""
+    daemon = Daemon()
+    fault: dict[str, Json] = {
+        "file": "a/Capsule.toml",
+        "key": "limits.memory",
+        "message": f"{EVIL} is no size",
+    }
+    daemon.plan.update(faults=[fault, {**fault, "key": ""}], kept=["echo"], changed=[], unchanged=[])
+    done = ran("reload", daemon=daemon)
+    assert (done.code, done.err) == (Exit.FAILED, "")
+    assert done.out.splitlines() == [
+        "+ new",
+        "- idle",
+        "= 0 unchanged",
+        f"! a/Capsule.toml: limits.memory: {SHOWN} is no size",
+        f"! a/Capsule.toml: {SHOWN} is no size",
+        "! echo goes on as it is: what its manifest says now has a fault",
+    ]
+    assert ran("reload", "--json", daemon=daemon).code == Exit.FAILED
+
+
+def test_a_reload_that_takes_too_long() -> None:
+    """What does not settle in time exits 6."""
+    daemon = Daemon()
+    daemon.plan.update(added=["slow"])
+    done = ran("reload", "--wait", "--timeout", "1ms", daemon=daemon)
+    assert (done.code, done.out) == (Exit.TIMED_OUT, "")
+    assert done.err.startswith("capsulectl: cannot wait")
 
 
 def test_names_with_escapes() -> None:

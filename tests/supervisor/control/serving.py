@@ -21,6 +21,7 @@ from trio.testing import MockClock
 
 from capsuled.supervisor.control import peers
 from capsuled.supervisor.control.access import Access, Peer
+from capsuled.supervisor.control.counts import Counts
 from capsuled.supervisor.control.limits import Limits
 from capsuled.supervisor.control.listening import control_socket
 from capsuled.supervisor.control.operations import (
@@ -30,6 +31,7 @@ from capsuled.supervisor.control.operations import (
     Failed,
     HealthLevel,
     NoSuchCapsule,
+    Refused,
     Verb,
     Wait,
     WaitTimedOut,
@@ -85,6 +87,16 @@ class Daemon:
         self.is_balanced = True
         self.log_lines: list[JsonObject] = [log_line(f"line {n}") for n in range(3)]
         self.past_events: list[JsonObject] = [event("echo", "ready")]
+        self.plan: dict[str, Json] = {
+            "added": ["new"],
+            "removed": ["idle"],
+            "changed": [{"name": "echo", "why": ["the module is another", "limits.memory is 32MiB now"]}],
+            "unchanged": ["slow"],
+            "kept": [],
+            "faults": [],
+        }
+        self.exposition = "# TYPE up gauge\nup 1\n# EOF\n"
+        self.no_reload: Refused | None = None
         self.log = Broadcast()
         self.happenings = events or Broadcast()
 
@@ -135,6 +147,18 @@ class Daemon:
         except trio.Cancelled:
             self.abandoned.set()
             raise
+
+    async def reload(self, *, dry_run: bool) -> JsonObject:
+        self.asked.append(("reload", dry_run))
+        await trio.lowlevel.checkpoint()
+        if self.no_reload is not None:
+            raise self.no_reload
+        return {"dry_run": dry_run, **self.plan}
+
+    async def settle(self, names: Sequence[str], timeout: float | None) -> None:
+        self.asked.append(("settle", names, timeout))
+        if "slow" in names:
+            await self._outcome(timeout)
 
     async def publish(self, topic: str, payload: bytes) -> int:
         self.asked.append(("publish", topic, payload))
@@ -189,6 +213,10 @@ class Daemon:
         allowed = topic.startswith("room.")
         grant = "room.*" if allowed else None
         return {"capsule": capsule, "verb": verb, "topic": topic, "allowed": allowed, "grant": grant}
+
+    async def metrics(self) -> str:
+        await trio.lowlevel.checkpoint()
+        return self.exposition
 
     def health(self, level: HealthLevel) -> tuple[bool, JsonObject]:
         self.asked.append(("health", level))
@@ -270,6 +298,7 @@ async def serving(
     limits: Limits = DEFAULTS,
     credentials: Callable[[trio.socket.SocketType], Peer] = peers.credentials,
     groups: Callable[[Peer], frozenset[int]] = peers.groups,
+    counts: Counts | None = None,
 ) -> AsyncGenerator[Served, None]:
     """A server until the end of the block. `shutdown` ends it earlier, as it ends the daemon's."""
     daemon = daemon or Daemon()
@@ -277,7 +306,14 @@ async def serving(
         path = Path(folder, "run", "control.sock")
         with control_socket(path) as listener:
             server = partial(
-                serve, listener, daemon, access, limits=limits, credentials=credentials, groups=groups
+                serve,
+                listener,
+                daemon,
+                access,
+                limits=limits,
+                credentials=credentials,
+                groups=groups,
+                counts=counts,
             )
 
             async def until_shutdown(*, task_status: trio.TaskStatus[None]) -> None:

@@ -11,7 +11,7 @@ import trio
 
 from capsuled.proto.control import Level
 from capsuled.supervisor.control.access import Access, Peer
-from capsuled.supervisor.control.operations import Verb
+from capsuled.supervisor.control.operations import Failed, Refused, ShuttingDown, Verb
 from capsuled.supervisor.control.routes import MAX_LOG_LINES, ROUTES
 from capsuled.supervisor.control.streams import Broadcast
 
@@ -50,12 +50,14 @@ LEVELS = {
     "POST /v1/capsules/{name}/reset-failed": Level.OPERATE,
     "GET /v1/capsules/{name}/logs": Level.READ,
     "GET /v1/capsules/{name}/why": Level.READ,
+    "POST /v1/reload": Level.OPERATE,
     "GET /v1/bus": Level.READ,
     "POST /v1/bus/publish": Level.ADMIN,
     "GET /v1/bus/tap": Level.ADMIN,
     "GET /v1/bus/trace": Level.READ,
     "GET /v1/acl": Level.READ,
     "GET /v1/events": Level.READ,
+    "GET /v1/metrics": Level.READ,
     "GET /v1/health": Level.READ,
     "POST /v1/shutdown": Level.ADMIN,
 }
@@ -104,7 +106,7 @@ def test_a_level_is_enforced(route: str, gid: int) -> None:
     "target",
     [
         *("/", "/v1", "/v1/", "/v2/status", "/v1/status/", "//v1/status", "/v1/statu%73", "/v1/capsules/"),
-        *("/v1/capsules//start", "/v1/capsules/echo/", "/v1/capsules/a/b/start", "/v1/reload", "/%2e%2e"),
+        *("/v1/capsules//start", "/v1/capsules/echo/", "/v1/capsules/a/b/start", "/v1/reload/all", "/%2e%2e"),
     ],
 )
 def test_an_unknown_path_is_answered(target: str) -> None:
@@ -215,6 +217,10 @@ def test_what_does_not_succeed(target: str, status: int, code: str) -> None:
         ("POST", "/v1/capsules/echo/start?timeout=5s", "timeout"),
         ("POST", "/v1/capsules/echo/start?wait=ready&timeout=0", "timeout"),
         ("POST", "/v1/capsules/echo/start?wiat=ready", "wiat"),
+        ("POST", "/v1/reload?dry_run=maybe", "dry_run"),
+        ("POST", "/v1/reload?wait=down", "wait"),
+        ("POST", "/v1/reload?dry_run&wait=ready", "wait"),
+        ("POST", "/v1/reload?timeout=5s", "timeout"),
         ("GET", f"/v1/capsules/echo/logs?lines={MAX_LOG_LINES + 1}", "lines"),
         ("GET", "/v1/capsules/echo/logs?lines=-1", "lines"),
         ("GET", "/v1/capsules/echo/logs?follow=maybe", "follow"),
@@ -397,3 +403,58 @@ def test_a_waiting_request_holds_nobody_up() -> None:
             assert (await waiting.reply()).status == 200
 
     run(main)
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "asked"),
+    [
+        ("", 202, [("reload", False)]),
+        ("?dry_run", 200, [("reload", True)]),
+        ("?dry_run=no", 202, [("reload", False)]),
+        ("?wait=ready", 200, [("reload", False), ("settle", ["echo", "idle", "new"], None)]),
+        ("?wait=ready&timeout=500ms", 200, [("reload", False), ("settle", ["echo", "idle", "new"], 0.5)]),
+    ],
+)
+def test_reload(query: str, status: int, asked: list[tuple[object, ...]]) -> None:
+    """202 when something was set going, 200 for a dry run or when all that moves was waited for; with the plan."""
+    daemon = Daemon()
+    reply = answer("POST", f"/v1/reload{query}", daemon)
+    assert reply.status == status
+    assert reply.value == {"dry_run": query == "?dry_run", **daemon.plan}
+    assert daemon.asked == asked
+
+
+def test_a_reload_that_moves_nothing_is_done() -> None:
+    """Nothing was set going: 200, though nobody waited."""
+    daemon = Daemon()
+    daemon.plan.update(added=[], removed=[], changed=[])
+    assert answer("POST", "/v1/reload", daemon).status == 200
+
+
+def test_a_reload_waits_for_what_moves() -> None:
+    """What was waited for and does not come in time is 504; what was begun goes on."""
+    daemon = Daemon()
+    daemon.plan.update(changed=[{"name": "slow", "why": ["the version is 2.0.0 now"]}])
+    reply = answer("POST", "/v1/reload?wait=ready&timeout=1ms", daemon)
+    assert (reply.status, reply.code) == (504, "timed-out")
+
+
+@pytest.mark.parametrize(
+    ("refused", "status", "code"),
+    [(ShuttingDown("the supervisor ends"), 503, "shutting-down"), (Failed("cannot read"), 409, "failed")],
+)
+def test_a_reload_that_is_refused(refused: Refused, status: int, code: str) -> None:
+    """As every other change."""
+    daemon = Daemon()
+    daemon.no_reload = refused
+    reply = answer("POST", "/v1/reload", daemon)
+    assert (reply.status, reply.code) == (status, code)
+
+
+def test_metrics() -> None:
+    """The text for scrapers, with the media type that says which text it is."""
+    daemon = Daemon()
+    reply = answer("GET", "/v1/metrics", daemon)
+    assert reply.status == 200
+    assert reply.headers["content-type"] == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    assert reply.body.decode() == daemon.exposition

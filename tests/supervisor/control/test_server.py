@@ -14,6 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from capsuled.proto.control import Level
 from capsuled.supervisor.control.access import Access, Peer
+from capsuled.supervisor.control.counts import Counts
 from capsuled.supervisor.control.limits import LOOKUPS, MAX_BODY, MAX_CONNECTIONS, REFUSED, Limits
 
 from .serving import DEFAULTS, ask, request, run, serving, talking
@@ -130,15 +131,17 @@ def test_look_ups_that_hang_are_refused_in_time_and_hold_nobody_up(
 
 @pytest.mark.parametrize("limits", [Limits(connections=2), DEFAULTS])
 def test_connections_are_bounded(limits: Limits) -> None:
-    """As many as the bound are served at once; one more is told so; a place given back is free again."""
+    """As many as the bound are served at once; one more is told so; a place given back is free again; and counted."""
+    counts = Counts()
 
     async def main() -> None:
-        async with serving(limits=limits) as served:
+        async with serving(limits=limits, counts=counts) as served:
             async with AsyncExitStack() as stack:
                 talks = [await stack.enter_async_context(talking(served)) for _ in range(limits.connections)]
                 for talk in talks:
                     await talk.send(STATUS)
                     assert (await talk.reply()).status == 200
+                assert counts == Counts(open=limits.connections)
                 async with talking(served) as one_more:
                     reply = await one_more.reply()
                     assert (reply.status, reply.code) == (503, "too-many-connections")
@@ -150,6 +153,8 @@ def test_connections_are_bounded(limits: Limits) -> None:
                 assert (await ask(served, "GET", "/v1/status")).status == 200
             await wait_all_tasks_blocked()
             assert (await ask(served, "GET", "/v1/status")).status == 200
+            await wait_all_tasks_blocked()
+            assert counts == Counts(open=0, refused=1)
 
     assert MAX_CONNECTIONS == 64
     run(main)

@@ -10,7 +10,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -79,6 +79,22 @@ def load(paths: Iterable[Path], using: Configuration, check: bool = False) -> Ca
         else:
             entries[name] = entry
     return Catalogue(entries, tuple(faults))
+
+
+def look(paths: Iterable[Path]) -> tuple[object, ...]:
+    """What is to be seen of the files at `paths` without reading any: it is another where one was changed.
+
+    Of each manifest and of all that lies beside it in its folder, where the module is.
+    """
+    seen: list[object] = []
+    for path in paths:
+        for manifest_path in _manifests([path], []):
+            with suppress(OSError):
+                for file in sorted(manifest_path.parent.iterdir()):
+                    with suppress(OSError):
+                        found = file.stat()
+                        seen.append((str(file), found.st_mtime_ns, found.st_size, found.st_ino))
+    return tuple(seen)
 
 
 def read_module(entry: Entry) -> bytes:

@@ -80,10 +80,12 @@ class Instance:
         compiler: Compiler,
         confining: Confining,
         book: LogBook,
-        on_report: Callable[[Report], None],
+        on_report: Callable[[Instance, Report], None],
+        *,
+        standby: bool = False,
     ) -> None:
         """`config` has the manifest's values as CBOR items, secrets read. `on_report` is told what the worker
-        reports while it lives, each as it comes."""
+        reports while it lives, each as it comes. `standby`: another instance of the capsule serves still."""
         self.manifest = manifest
         self.id = uuid.uuid4()
         self.index = index
@@ -101,6 +103,7 @@ class Instance:
         self._confining = confining
         self._book = book
         self._on_report = on_report
+        self._standby = standby
         self._process: Process | None = None
         self._ends: Ends | None = None
         self._intent: Intent | None = None
@@ -354,7 +357,7 @@ class Instance:
             self._report = report
         if isinstance(report, Started) and self.manifest.supervision.ready == "started":
             self._ready_at = trio.current_time()
-        self._on_report(report)
+        self._on_report(self, report)
 
     def _follow(self, pid: int) -> None:
         """Its clone waits until it is known, and its namespaces have been seen: later they may not be looked at."""
@@ -436,6 +439,7 @@ class Instance:
             queue_messages=limits.queue_messages,
             queue_bytes=limits.queue_bytes,
             subscriptions=tuple((each.handle, each.pattern, True) for each in self._interceptors()),
+            standby=self._standby,
         )
 
 

@@ -90,6 +90,11 @@ class Budget:
         self.attempt += 1
         return Verdict(Next.RETRY, max(LEAST_DELAY, pause))
 
+    @property
+    def failures(self) -> int:
+        """How many are counted at the moment, of which the oldest may have lost its weight."""
+        return len(self._failures)
+
     def ages(self, now: float) -> tuple[float, ...]:
         """How long ago each failure that is counted was, the oldest first. Seconds."""
         return tuple(now - each for each in self._failures)

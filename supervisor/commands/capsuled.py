@@ -123,8 +123,6 @@ def run(
         with ownlog.to_stderr(using.log):
             told = notify.heed(os.environ, os.getpid())
             found = catalogue.load(using.capsules, using)
-            for fault in found.faults:
-                LOG.error("left out: %s", fault)
             try:
                 trio.run(partial(daemon.run, using, found, insecure=insecure, told=told, ready_fd=ready_fd))
             except (CannotStart, CannotListen):

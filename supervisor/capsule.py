@@ -20,7 +20,18 @@ import trio
 
 from capsuled.proto.control import Desired, LogStream, Reason, State
 from capsuled.proto.reports import Ready, Report, Started
-from capsuled.supervisor import catalogue, clock, exits, history, lifecycle, ownlog, secrets, succession
+from capsuled.supervisor import (
+    accounts,
+    catalogue,
+    clock,
+    exits,
+    history,
+    lifecycle,
+    ownlog,
+    restart,
+    secrets,
+    succession,
+)
 from capsuled.supervisor.bus import Bus
 from capsuled.supervisor.catalogue import Entry
 from capsuled.supervisor.compiling import Compiler
@@ -32,7 +43,7 @@ from capsuled.supervisor.history import ExitRecord, History
 from capsuled.supervisor.instance import Ending, Instance
 from capsuled.supervisor.lifecycle import Effect, Event
 from capsuled.supervisor.logbook import LogBook
-from capsuled.supervisor.restart import NO_FAILURE, Budget, Next, Policy, Verdict
+from capsuled.supervisor.restart import NO_FAILURE, Budget, Next
 from capsuled.supervisor.startorder import Need
 from capsuled.supervisor.watchdog import Watchdog
 
@@ -87,7 +98,7 @@ class Capsule:
         self.exits: deque[ExitRecord] = deque(maxlen=history.KEPT_EXITS)
         """The newest first."""
         self._around = surroundings
-        self.budget = Budget(_policy(entry))
+        self.budget = Budget(restart.policy(entry.manifest.supervision))
         self._delay = 0.0
         self._timer: trio.CancelScope | None = None
         self._changed = trio.Event()
@@ -326,7 +337,10 @@ class Capsule:
         self._adopt()
         verdict = self.budget.ended(reason, ending.ready_seconds, trio.current_time(), random.random())
         self._record(
-            ending, reason, instance, {"attempt": attempt, "then": _then(verdict, self.budget.policy)}
+            ending,
+            reason,
+            instance,
+            {"attempt": attempt, "then": restart.follows(verdict, self.budget.policy)},
         )
         self._delay = verdict.delay
         self.feed(
@@ -341,7 +355,7 @@ class Capsule:
             **exits.describe(ending.evidence, reason),
             "ready_seconds": round(ending.ready_seconds, 3),
             **follows,
-            "bus": _counters(ending),
+            "bus": accounts.counters(ending.claims, ending.figures),
             "last_lines": [
                 line["message"] for line in self.book.last(LAST_LINES) if line["instance"] == instance
             ],
@@ -459,7 +473,7 @@ class Capsule:
 
     def _adopt(self) -> None:
         self.entry = self.target
-        self.budget.policy = _policy(self.entry)
+        self.budget.policy = restart.policy(self.entry.manifest.supervision)
 
     # ── what outlives the supervisor ─────────────────────────────────────────────────────────────
 
@@ -496,38 +510,3 @@ class Capsule:
 
 _TOLD = ("status", "signal", "trap", "message", "limit", "value", "killed")
 """Evidence that an event carries too; the rest is a question away."""
-
-
-def _then(verdict: Verdict, policy: Policy) -> str:
-    """What follows an end, for people."""
-    match verdict.next:
-        case Next.STAY:
-            return "it stays down"
-        case Next.RETRY:
-            return f"it is started again after {verdict.delay:.3g} s"
-        case Next.EXHAUSTED:
-            return f"it has failed: {policy.start_limit} failures within {policy.start_limit_interval:g} s"
-
-
-def _counters(ending: Ending) -> JsonObject:
-    """What it had to do with the bus in its life, by its own word and by the backbone's; messages."""
-    said: dict[str, Json] = {}
-    if (claims := ending.claims) is not None:
-        said.update(published=claims.published, received=claims.received, host_calls=claims.host_calls)
-        said["refused"] = dict(claims.refused)
-    if (figures := ending.figures) is not None:
-        said.update(routed=figures["published"], queued=figures["queued"], lost=figures["missing"])
-    return said
-
-
-def _policy(entry: Entry) -> Policy:
-    supervision = entry.manifest.supervision
-    return Policy(
-        mode=supervision.restart,
-        backoff_initial=supervision.backoff_initial,
-        backoff_max=supervision.backoff_max,
-        backoff_factor=supervision.backoff_factor,
-        stable_after=supervision.stable_after,
-        start_limit=supervision.start_limit,
-        start_limit_interval=supervision.start_limit_interval,
-    )

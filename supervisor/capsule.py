@@ -133,7 +133,7 @@ class Capsule:
         self._adopt()
         if self.state is State.FAILED:
             self.feed(Event.RESET)  # a new manifest is a new beginning
-        elif self.state is State.BACKOFF:
+        elif self.state is State.BACKOFF or (self.state is State.STOPPED and self.desired is Desired.UP):
             self.feed(Event.START)
         elif self.state is State.STARTING:
             self.feed(Event.RESTART)

@@ -50,6 +50,8 @@ class Fleet:
         self._order: Order = startorder.order({})
         self._leaving: dict[str, Capsule] = {}
         """Removed, and not down yet."""
+        self._returning: dict[str, Entry] = {}
+        """Wanted again, and waiting until their namesakes have left."""
         self._one_at_a_time = trio.Lock()
 
     # ── starting and changing ────────────────────────────────────────────────────────────────────
@@ -83,10 +85,9 @@ class Fleet:
         for name in plan.removed:
             self._leaving[name] = self.capsules[name]
             self._nursery.start_soon(self._remove, self.capsules[name])
+        self._returning = {name: entry for name, entry in plan.added.items() if name in self._leaving}
         for name, entry in plan.added.items():
-            if name in self._leaving:
-                self._nursery.start_soon(self._add_when_it_has_left, name, entry)
-            else:
+            if name not in self._leaving:
                 self.capsules[name] = self._hooks.make(entry)
         for name, capsule in self.capsules.items():
             capsule.after = plan.order.needs.get(name, ())
@@ -103,19 +104,15 @@ class Fleet:
     async def _remove(self, capsule: Capsule) -> None:
         capsule.feed(Event.STOP)
         await _until_down(capsule)
-        del self.capsules[capsule.name]
-        del self._leaving[capsule.name]
-        self._hooks.forget(capsule.name)
+        name = capsule.name
+        del self.capsules[name]
+        del self._leaving[name]
+        self._hooks.forget(name)
+        if (entry := self._returning.pop(name, None)) is not None:
+            self.capsules[name] = returned = self._hooks.make(entry)
+            returned.after = self._order.needs.get(name, ())
+            self._start(returned)
         capsule.leave()
-
-    async def _add_when_it_has_left(self, name: str, entry: Entry) -> None:
-        """One that was removed a moment ago, and is wanted again."""
-        while name in self._leaving:
-            await self._leaving[name].changed()
-        if name not in self.capsules:
-            self.capsules[name] = capsule = self._hooks.make(entry)
-            capsule.after = self._order.needs.get(name, ())
-            self._start(capsule)
 
     async def watch(self, look: Callable[[], object], seconds: float) -> NoReturn:
         """Reload when `look`, called in a thread, sees something else: once it has seen the same twice, for files are

@@ -85,7 +85,7 @@ def test_two_instances_at_a_time() -> None:
     """As during an upgrade: both are counted, and each of their subscriptions is a line."""
     known = {index: figures(index, (1, "a.*", 0), published=index, queued=index) for index in (2, 3)}
     claims = {"echo": [(2, page(published=2)), (3, page(published=3)), (4, None)]}
-    found = dict(Accounts().document(claims, BusFigures(1, known, {}, {}), ["echo"]))
+    found: dict[str, Any] = dict(Accounts().document(claims, BusFigures(1, known, {}, {}), ["echo"]))
     echo = of(found, "echo")
     assert (echo["published"], echo["routed"], echo["queued"]) == (5, 5, 5)
     assert len(found["subscriptions"]) == 2

@@ -182,6 +182,12 @@ def control(
     return down(kind, text, a, b, c, epoch, body)
 
 
+def introduced(record: bytes) -> int | None:
+    """The origin index that this one record of the backbone tells of, None when it is another kind."""
+    _, kind, _, index, *_ = DOWN.unpack_from(record)
+    return index if kind == DownKind.ORIGIN else None
+
+
 def split_up(frame: bytes) -> Iterator[Up]:
     """The records of a worker's frame, in order. Raises `RecordError` where it stops being records.
 

@@ -26,6 +26,10 @@ ORDER_FD, OUTPUT_FD = 0, 1
 
 READ_BYTES = 1024 * 1024
 
+NO_DATA = 256 * 1024 * 1024
+"""Bytes that a compiler may map beside its data: the stacks of its threads, code that cannot be written any more, and
+what the C library sets aside for a thread's heap."""
+
 SPARE_DESCRIPTORS = 16
 """The three that it has, and what the threads of its compiler need when they start."""
 
@@ -80,6 +84,7 @@ def plan(order: CompileOrder) -> Iterator[Step]:
     yield Step("supervisor is alive", _check_alive)
     if wanted.landlock:
         yield Step("landlock", sealing.confine_by_landlock)
+    yield Step("address space", lambda: sealing.bound_addresses(order.process_memory + NO_DATA))
     if wanted.seccomp:
         yield Step("seccomp, first stage", lambda: sealing.filter_calls(seccomp.first_stage))
 

@@ -7,6 +7,7 @@ out beforehand, in a process of its own (`probing`), and the order says it.
 
 from __future__ import annotations
 
+import mmap
 import os
 import resource
 import select
@@ -30,6 +31,12 @@ _MAX_FD = 0x7FFF_FFFF
 
 STACK_BYTES = 2 * 1024 * 1024
 """A guest that overflows 8 MiB leaves a backtrace of 261 000 frames, 127 MiB to report it; 2 MiB need 46."""
+
+
+ADDRESSES = 1 << 40
+"""Bytes: above all that a process maps by itself (its engine reserves 6 GiB for the memory of a guest)."""
+
+_MAP_NORESERVE = 0x4000
 
 
 class SealingFailed(Exception):
@@ -90,10 +97,15 @@ def before_module(order: Order) -> tuple[Step, ...]:
 
 def before_guest(order: Order) -> tuple[Step, ...]:
     """What is done once the engine has its threads, and before the guest's first instruction."""
-    processes = Step("no more processes", forbid_processes)
+    limits = order.limits
+    # What the guest's own memory may grow by is mapped already, so that all the rest has to do with what is beside it.
+    steps = (
+        Step("no more processes", forbid_processes),
+        Step("address space", lambda: bound_addresses(limits.process_memory - limits.memory)),
+    )
     if not order.confinement.seccomp:
-        return (processes,)
-    return (processes, Step("seccomp, second stage", lambda: filter_calls(seccomp.second_stage)))
+        return steps
+    return (*steps, Step("seccomp, second stage", lambda: filter_calls(seccomp.second_stage)))
 
 
 def carry_out(steps: Iterable[Step], whom: str = "worker") -> None:
@@ -123,11 +135,43 @@ def forbid_processes() -> None:
     resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
 
 
+def bound_addresses(more: int) -> None:
+    """Map `more` bytes at most from here on (RLIMIT_AS): a stack that is made to grow and grow, and the page tables of
+    what is mapped and only read, are memory that RLIMIT_DATA does not count."""
+    soft = mapped() + more
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard != resource.RLIM_INFINITY:
+        soft = min(soft, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (soft, soft))
+
+
+def mapped() -> int:
+    """Bytes of addresses that this process has mapped, found out by what it still gets: there may be no /proc.
+
+    Leaves the soft RLIMIT_AS high.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    ceiling = ADDRESSES if hard == resource.RLIM_INFINITY else min(ADDRESSES, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (ceiling, hard))
+    page = mmap.PAGESIZE
+    fits, too_many = 0, ceiling // page + 1
+    while too_many - fits > 1:
+        tried = (fits + too_many) // 2
+        try:
+            # Without any access: neither memory nor swap is set aside for it.
+            mmap.mmap(-1, tried * page, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE, 0).close()
+        except OSError:
+            too_many = tried
+        else:
+            fits = tried
+    return ceiling - fits * page
+
+
 def rlimits(limits: WorkerLimits) -> Limits:
     """The limits of the worker process, from those of its manifest.
 
-    Memory is RLIMIT_DATA and never RLIMIT_AS, for the engine reserves 6 GiB of addresses. The soft CPU limit is
-    below the hard one, so that the death of it is SIGXCPU, which says what happened.
+    Memory is RLIMIT_DATA at first, for the engine reserves 6 GiB of addresses; when it has, `bound_addresses` follows.
+    The soft CPU limit is below the hard one, so that the death of it is SIGXCPU, which says what happened.
     """
     files = limits.open_files + SPARE_DESCRIPTORS
     found: Limits = {

@@ -102,11 +102,13 @@ _PROBED = (
 _PROT_WRITE, _PROT_EXEC = 0x2, 0x4
 _MAP_SHARED = 0x1  # also set in MAP_SHARED_VALIDATE
 _MAP_GROWSDOWN = 0x100
+_MAP_HUGETLB = 0x4_0000
 _NO_EXEC = Check(2, _PROT_EXEC, 0)
 
 # RLIMIT_DATA counts what is private, can be written, and is no stack (setrlimit(2)): memory that is anything else could
 # be taken without a limit, and so could memory that was written and is made read-only then.
-_COUNTED = Check(3, _MAP_SHARED | _MAP_GROWSDOWN, 0)
+# Nor does it count huge pages that are only read, which belong to the operator's pool.
+_COUNTED = Check(3, _MAP_SHARED | _MAP_GROWSDOWN | _MAP_HUGETLB, 0)
 _WRITABLE = Check(2, _PROT_WRITE | _PROT_EXEC, _PROT_WRITE)
 
 _THREAD_FLAGS = 0x003D_0F00
@@ -119,7 +121,7 @@ _FCNTL = (1, 2, 3, 4)  # F_GETFD, F_SETFD, F_GETFL, F_SETFL
 _PR_SET_NAME = 15
 _SCHED_OTHER = 0
 _SECCOMP_SET_MODE_FILTER = 1
-_RLIMIT_NPROC = 6
+_RLIMIT_NPROC, _RLIMIT_AS = 6, 9
 
 
 def _both(pid: int) -> tuple[Rule, ...]:
@@ -147,8 +149,11 @@ def first_stage(pid: int) -> tuple[Rule, ...]:
         Rule("mprotect"),
         Rule("pread64"),
         Rule("clone", when=((_A_THREAD,),), otherwise=Action.KILL),
-        # For what follows: no more processes, and the second stage.
-        Rule("prlimit64", when=((Check(0, _WORD, 0), Check(1, _WORD, _RLIMIT_NPROC)),)),
+        # For what follows: no more processes, no more addresses, and the second stage.
+        Rule(
+            "prlimit64",
+            when=tuple((Check(0, _WORD, 0), Check(1, _WORD, which)) for which in (_RLIMIT_NPROC, _RLIMIT_AS)),
+        ),
         Rule("seccomp", when=((Check(0, _WORD, _SECCOMP_SET_MODE_FILTER),),), otherwise=Action.KILL),
     )
 

@@ -3,7 +3,7 @@
 - `quantities`, `faults`, `secrets`, `manifest`, `configuration`, `schema`: what people write, and what is wrong with it
 - `catalogue`: the capsules that the configured folders hold
 - `lifecycle`, `restart`, `exits`: what follows from what happens to a capsule
-- `spawn`: the one module that starts processes
+- `spawn`: the one module that starts processes, and `reaper`: what is ours to reap as process 1
 - `compilation`, `blobs`, `compiling`: a module's native code, made in a process of its own
 - `descriptors`, `instance`, `output`: one worker process, from its start to its reaping
 - `probe`, `modes`: what the machine can hold, and whether it is enough
@@ -12,8 +12,10 @@
 - `capsule`: the tasks that carry a lifecycle's effects out
 - `backbone`: the process that carries messages, and `bus`: that process from the supervisor's side
 - `balance`, `accounts`: whether every message is accounted for
-- `clock`, `logbook`, `logfiles`: what capsules log
+- `clock`, `ownlog`: what the supervisor logs itself
+- `logline`, `logtail`, `logdisk`, `logfiles`, `logbook`, `journal`, `logs`: what capsules log
 - `control`: the control socket, `service`, `view`, `diagnostic`: what it answers from
+- `notify`: what the init system is told
 - `folders`, `daemon`: all of it together, in the order of starting
 - `commands`: what operators type
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -90,23 +90,23 @@ class Accounts:
 
     def document(
         self,
-        claims: Mapping[str, tuple[int, Claims | None]],
+        claims: Mapping[str, Sequence[tuple[int, Claims | None]]],
         figures: BusFigures,
         names: list[str],
     ) -> JsonObject:
-        """`/v1/bus`. `claims` by capsule, with its index at the backbone, were read before `figures` was asked for."""
+        """`/v1/bus`. `claims` of each capsule's instances, with their indices at the backbone, were read before
+        `figures` was asked for."""
         lines: list[Line] = []
         sheets: list[Sheet] = []
         capsules: list[JsonObject] = []
         for name in names:
             account = self._accounts.get(name, Account()).copy()
             depth = 0
-            if name in claims:
-                index, claimed = claims[name]
+            for index, claimed in claims.get(name, ()):
                 member = figures.members.get(index)
                 account.add(claimed, member)
                 if member is not None:
-                    depth = member["queued"]
+                    depth += member["queued"]
                     sheet = balance.sheet(name, cast("balance.Figures", member), figures.epoch, claimed)
                     sheets.append(sheet)
                     lines += sheet.lines

@@ -113,6 +113,14 @@ class Bus:
             return None
         return figures
 
+    def succeed(self, new: int, old: int) -> None:
+        """From here on `old` gets nothing more of what it is subscribed to, and `new`, which stood by, gets its own."""
+        for index, standby in ((old, True), (new, False)):
+            if index in self._members:
+                self._members[index] = replace(self._members[index], standby=standby)
+        if self.pid is not None:
+            self._send({"op": "succeed", "new": new, "old": old})
+
     async def figures(self) -> BusFigures:
         """What the ledger says at the backbone. Raises `BusDown`."""
         answer = await self._answer("figures", self._ask({"op": "figures"}))

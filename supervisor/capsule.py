@@ -1,8 +1,9 @@
 """One capsule: what is wanted of it, what it does, and the tasks that carry the lifecycle's effects out.
 
 A shell around three rules: `lifecycle` says what an event makes of it, `exits` why an instance ended, `restart`
-whether another one follows. `feed` is the only way in, is synchronous, and does all of a step before anything else
-can happen.
+whether another one follows. `feed` is the way in, is synchronous, and does all of a step before anything else can
+happen. A new manifest comes in by `change`: while the capsule serves, a successor is started beside the instance that
+there is, takes over when it is ready, and the old one reads what it has got and is cancelled.
 """
 
 from __future__ import annotations
@@ -10,48 +11,35 @@ from __future__ import annotations
 import logging
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
 
 import trio
 
 from capsuled.proto.control import Desired, LogStream, Reason, State
 from capsuled.proto.reports import Ready, Report, Started
-from capsuled.supervisor import catalogue, clock, exits, lifecycle, secrets
+from capsuled.supervisor import catalogue, clock, exits, history, lifecycle, ownlog, secrets, succession
 from capsuled.supervisor.bus import Bus
 from capsuled.supervisor.catalogue import Entry
 from capsuled.supervisor.compiling import Compiler
 from capsuled.supervisor.confining import Confining
 from capsuled.supervisor.control.shapes import Json, JsonObject
 from capsuled.supervisor.exits import Evidence, Intent
+from capsuled.supervisor.histories import Histories
+from capsuled.supervisor.history import ExitRecord, History
 from capsuled.supervisor.instance import Ending, Instance
 from capsuled.supervisor.lifecycle import Effect, Event
 from capsuled.supervisor.logbook import LogBook
-from capsuled.supervisor.restart import Budget, Next, Policy, Verdict
+from capsuled.supervisor.restart import NO_FAILURE, Budget, Next, Policy, Verdict
+from capsuled.supervisor.startorder import Need
 from capsuled.supervisor.watchdog import Watchdog
 
 LOG = logging.getLogger("capsuled.capsule")
 
-KEPT_EXITS = 16
-"""Ends that are remembered of each capsule."""
-
 LAST_LINES = 10
 """Log lines that an end keeps as evidence: the ring may have lost them by the time that somebody asks."""
-
-
-class ExitRecord(NamedTuple):
-    """An end that is remembered."""
-
-    time: datetime
-    instance: str
-    reason: Reason
-    evidence: JsonObject
-
-    def shape(self) -> JsonObject:
-        return {"time": clock.rfc3339(self.time), "instance": self.instance, **self.evidence}
 
 
 @dataclass(frozen=True)
@@ -67,6 +55,9 @@ class Surroundings:
     on_event: Callable[[JsonObject], None]
     on_ending: Callable[[str, Ending], None]
     confining: Confining
+    histories: Histories
+    others: Mapping[str, Capsule]
+    """All capsules by name, itself among them."""
 
 
 class Capsule:
@@ -80,8 +71,21 @@ class Capsule:
         self.state = State.STOPPED
         self.since = clock.now()
         self.instance: Instance | None = None
+        self.after: tuple[Need, ...] = ()
+        """What it starts after."""
+        self.successor: Instance | None = None
+        """An instance of `target` that is not ready yet, while the present one serves."""
+        self.target = entry
+        """What it is to be: `entry`, or that of its successor."""
+        self.not_succeeded = ""
+        """Why its last successor did not take over; empty: there was none, or it did, or is about to."""
+        self._retiring: list[Instance] = []
+        """Instances that have been succeeded, or given up before that, and have not ended yet."""
+        self._waiting: trio.CancelScope | None = None
+        """While it waits for what it starts after."""
         self.next_attempt_at: datetime | None = None
-        self.exits: deque[ExitRecord] = deque(maxlen=KEPT_EXITS)
+        self.exits: deque[ExitRecord] = deque(maxlen=history.KEPT_EXITS)
+        """The newest first."""
         self._around = surroundings
         self.budget = Budget(_policy(entry))
         self._delay = 0.0
@@ -89,6 +93,7 @@ class Capsule:
         self._changed = trio.Event()
         self._stop_intent = Intent.STOP
         self._kill_for = Intent.NOT_READY
+        self._recall(surroundings.histories.read(self.name))
 
     # ── in ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -99,16 +104,42 @@ class Capsule:
         if step.state is not self.state:
             self.state, self.since = step.state, clock.now()
             self._tell(step.state.value)
+        if event in (Event.STOP, Event.KILL, Event.RESTART):
+            self._end_others(at_once=event is Event.KILL)
         for effect in step.effects:
             self._do(effect)
+        self._wake()
+
+    def change(self, entry: Entry) -> None:
+        """Be another one from now on: at once where nothing runs, by a successor where it serves."""
+        self._abandon()
+        self.target = entry
+        self.not_succeeded = ""
+        if self.state is State.READY:
+            if entry != self.entry:
+                self._begin_succession()
+            return
+        self._adopt()
+        if self.state is State.FAILED:
+            self.feed(Event.RESET)  # a new manifest is a new beginning
+        elif self.state is State.BACKOFF:
+            self.feed(Event.START)
+        elif self.state is State.STARTING:
+            self.feed(Event.RESTART)
         self._wake()
 
     def shut_down(self, *, at_once: bool) -> None:
         """Stop it because the supervisor ends."""
         self._stop_intent = Intent.SHUTDOWN
-        if at_once and self.instance is not None:
-            self.instance.kill(Intent.SHUTDOWN)
         self.feed(Event.STOP)
+        if at_once:
+            for instance in self.instances:
+                instance.kill(Intent.SHUTDOWN)
+
+    def leave(self) -> None:
+        """It is there no more, and nobody waits for it or follows it any longer."""
+        self.book.followers.close()
+        self._wake()
 
     def say(self, level: str, message: str) -> None:
         """A line of the supervisor's in its log."""
@@ -123,7 +154,18 @@ class Capsule:
     @property
     def down(self) -> bool:
         """No process, and none comes by itself."""
-        return self.state in (State.STOPPED, State.FAILED)
+        return self.state in (State.STOPPED, State.FAILED) and not self._retiring
+
+    @property
+    def awaited(self) -> Capsule | None:
+        """The capsule that it has to wait for before it is started."""
+        for need in self.after:
+            provider = self._around.others.get(need.provider)
+            if provider is None or provider.state is State.READY:
+                continue
+            if provider.state is State.STARTING or not need.optional:
+                return provider
+        return None
 
     def _wake(self) -> None:
         self._changed.set()
@@ -138,9 +180,13 @@ class Capsule:
             case Effect.CANCEL:
                 if self.instance is not None:
                     self.instance.stop(self._stop_intent)
+                elif self._waiting is not None:
+                    self._waiting.cancel()
             case Effect.KILL:
                 if self.instance is not None:
                     self.instance.kill(self._kill_intent())
+                elif self._waiting is not None:
+                    self._waiting.cancel()
             case Effect.SCHEDULE:
                 self._timer = trio.CancelScope()
                 self.next_attempt_at = clock.now() + timedelta(seconds=self._delay)
@@ -152,6 +198,7 @@ class Capsule:
                     self._timer = None
             case Effect.FORGET:
                 self.budget.forget()
+                self._remember()
             case Effect.CONVERGE:
                 if self.desired is Desired.UP:
                     self.feed(Event.START)
@@ -162,18 +209,40 @@ class Capsule:
 
     def _spawn(self) -> None:
         self._kill_for = Intent.NOT_READY
-        around = self._around
-        try:
-            wasm = catalogue.read_module(self.entry)
-            config = secrets.resolve(self.entry.manifest.config, around.secrets, self.name)
-        except (catalogue.CannotRead, secrets.SecretUnreadable) as exc:
-            # The end follows as an event of its own, for this is still inside the step that spawns.
-            around.nursery.start_soon(self._fail_to_start, str(exc))
+        if self.awaited is None:
+            self._start()
+        else:
+            self._waiting = trio.CancelScope()
+            self._around.nursery.start_soon(self._wait_and_start, self._waiting)
+
+    async def _wait_and_start(self, waiting: trio.CancelScope) -> None:
+        with waiting:
+            while (provider := self.awaited) is not None:
+                await provider.changed()
+            self._waiting = None
+            self._start()
             return
-        self.instance = Instance(
-            self.entry.manifest,
-            wasm,
-            config,
+        # Told to end before there was anything that could.
+        self._waiting = None
+        self.feed(Event.ENDED)
+
+    def _start(self) -> None:
+        try:
+            self.instance = self._made(self.entry)
+        except (catalogue.CannotRead, secrets.SecretUnreadable) as exc:
+            # The end follows as an event of its own, for this may still be inside the step that spawns.
+            self._around.nursery.start_soon(self._fail_to_start, str(exc))
+            return
+        self._remember()
+        self._around.nursery.start_soon(self._live, self.instance)
+
+    def _made(self, entry: Entry, *, standby: bool = False) -> Instance:
+        """A new instance. Raises `CannotRead` and `SecretUnreadable`."""
+        around = self._around
+        return Instance(
+            entry.manifest,
+            catalogue.read_module(entry),
+            secrets.resolve(entry.manifest.config, around.secrets, self.name),
             around.edges,
             around.next_index(),
             around.bus,
@@ -181,8 +250,8 @@ class Capsule:
             around.confining,
             self.book,
             self._heard,
+            standby=standby,
         )
-        around.nursery.start_soon(self._live, self.instance)
 
     async def _fail_to_start(self, error: str) -> None:
         self._ended(Ending(Evidence(spawn_error=error), 0.0, None, None), "")
@@ -192,32 +261,40 @@ class Capsule:
             # An end that the daemon's own end brings about is waited for and told, too: who cancels us kills it.
             watchers.cancel_scope.shield = True
             watchers.start_soon(self._expect_ready, instance)
-            if self.entry.manifest.supervision.watchdog:
+            if instance.manifest.supervision.watchdog:
                 watchers.start_soon(self._watch, instance)
             ending = await instance.run()
             watchers.cancel_scope.cancel()
-        self.instance = None
         self._around.on_ending(self.name, ending)
-        self._ended(ending, instance.id.hex)
+        if instance is self.instance:
+            self.instance = None
+            self._ended(ending, instance.id.hex)
+        else:
+            self._ended_beside(ending, instance)
 
     async def _expect_ready(self, instance: Instance) -> None:
         """Kill what is not ready in time. It does not pay for the modules of others that are compiled before it."""
         await instance.turn.wait()
-        await trio.sleep(self.entry.manifest.supervision.ready_timeout)
-        if self.state is State.STARTING:
+        await trio.sleep(instance.manifest.supervision.ready_timeout)
+        if instance is self.successor:
+            instance.kill(Intent.NOT_READY)
+        elif instance is self.instance and self.state is State.STARTING:
             self.feed(Event.LATE)
 
     async def _watch(self, instance: Instance) -> None:
         """Kill what burns CPU for too long without a host call."""
-        watchdog = Watchdog(self.entry.manifest.supervision.watchdog)
+        watchdog = Watchdog(instance.manifest.supervision.watchdog)
         while True:
             await trio.sleep(watchdog.interval)
             # Before its guest has started it is we who compute: what takes too long then is `ready_timeout`'s affair.
             if instance.engine is not None and watchdog.hung(
                 instance.pid, instance.claims(), trio.current_time()
             ):
-                self._kill_for = Intent.WATCHDOG
-                self.feed(Event.HUNG)
+                if instance is self.instance:
+                    self._kill_for = Intent.WATCHDOG
+                    self.feed(Event.HUNG)
+                else:
+                    instance.kill(Intent.WATCHDOG)
                 return
 
     async def _back_off(self, delay: float, timer: trio.CancelScope) -> None:
@@ -228,26 +305,43 @@ class Capsule:
 
     # ── what comes back ──────────────────────────────────────────────────────────────────────────
 
-    def _heard(self, report: Report) -> None:
+    def _heard(self, instance: Instance, report: Report) -> None:
         # A worker may report whatever it likes: only what this instance can mean is taken.
-        ready = self.entry.manifest.supervision.ready
-        if (isinstance(report, Ready) and ready == "guest") or (
-            isinstance(report, Started) and ready == "started"
+        ready = instance.manifest.supervision.ready
+        if not (
+            (isinstance(report, Ready) and ready == "guest")
+            or (isinstance(report, Started) and ready == "started")
         ):
+            return
+        if instance is self.instance:
             self.feed(Event.READY)
+        elif instance is self.successor:
+            self._succeed(instance)
 
     def _ended(self, ending: Ending, instance: str) -> None:
         reason = exits.reason(ending.evidence)
+        attempt = self.budget.attempt
+        is_new = self.target is not self.entry  # then its successor is not waited for: the next start is one
+        self._abandon()
+        self._adopt()
         verdict = self.budget.ended(reason, ending.ready_seconds, trio.current_time(), random.random())
-        self._record(ending, reason, instance, verdict)
+        self._record(
+            ending, reason, instance, {"attempt": attempt, "then": _then(verdict, self.budget.policy)}
+        )
         self._delay = verdict.delay
         self.feed(
             {Next.STAY: Event.ENDED, Next.RETRY: Event.RETRY, Next.EXHAUSTED: Event.EXHAUSTED}[verdict.next]
         )
+        if is_new and self.state is State.FAILED:
+            self.feed(Event.RESET)
+        self._remember()
 
-    def _record(self, ending: Ending, reason: Reason, instance: str, verdict: Verdict) -> None:
+    def _record(self, ending: Ending, reason: Reason, instance: str, follows: JsonObject) -> None:
         evidence: dict[str, Json] = {
             **exits.describe(ending.evidence, reason),
+            "ready_seconds": round(ending.ready_seconds, 3),
+            **follows,
+            "bus": _counters(ending),
             "last_lines": [
                 line["message"] for line in self.book.last(LAST_LINES) if line["instance"] == instance
             ],
@@ -259,7 +353,7 @@ class Capsule:
             record.time,
             instance,
             LogStream.SUPERVISOR,
-            "info" if verdict.next is Next.STAY else "warn",
+            "info" if reason in NO_FAILURE else "warn",
             f"ended: {reason.value}" + (f": {message}" if message else ""),
         )
         self._tell(
@@ -276,22 +370,154 @@ class Capsule:
             "reason": None,
             **facts,
         }
-        LOG.info("%s %s", self.name, " ".join([event, *(f"{k}={_shown(v)}" for k, v in facts.items())]))
+        own = ("capsule", "instance")
+        shown = {
+            key: value for key, value in told.items() if value is not None and (key in own or key in facts)
+        }
+        LOG.info(event, extra=ownlog.fields(**shown))
         self._around.on_event(told)
 
     @property
     def instance_id(self) -> str | None:
         return self.instance.id.hex if self.instance is not None else None
 
+    # ── one instance after another without a gap ─────────────────────────────────────────────────
+
+    @property
+    def instances(self) -> list[Instance]:
+        """All that there are: the one that serves, its successor, and those that were succeeded."""
+        return [each for each in (self.instance, self.successor, *self._retiring) if each is not None]
+
+    def _begin_succession(self) -> None:
+        try:
+            self.successor = self._made(self.target, standby=True)
+        except (catalogue.CannotRead, secrets.SecretUnreadable) as exc:
+            self._around.nursery.start_soon(self._cannot_succeed, str(exc))
+            return
+        self._tell("upgrading", version=self.target.manifest.package.version)
+        self._around.nursery.start_soon(self._live, self.successor)
+
+    async def _cannot_succeed(self, error: str) -> None:
+        self._not_succeeded(Ending(Evidence(spawn_error=error), 0.0, None, None), "")
+
+    def _succeed(self, new: Instance) -> None:
+        """The successor is ready: between two messages it gets what the old one has subscribed to."""
+        old = self.instance
+        self.instance, self.successor = new, None
+        if old is not None:
+            self._around.bus.succeed(new.index, old.index)
+            self._retiring.append(old)
+            self._around.nursery.start_soon(self._retire, old)
+        self._adopt()
+        self._tell("upgraded", version=self.entry.manifest.package.version)
+        self._remember()
+        self._wake()
+
+    async def _retire(self, old: Instance) -> None:
+        await succession.drain(old, self._around.bus, old.manifest.supervision.stop_timeout)
+        old.stop(Intent.STOP)
+
+    def _ended_beside(self, ending: Ending, instance: Instance) -> None:
+        """The end of one that did not serve, at that time."""
+        if instance is self.successor:
+            self.successor = None
+            self._not_succeeded(ending, instance.id.hex)
+            return
+        self._retiring.remove(instance)
+        self._record(
+            ending, exits.reason(ending.evidence), instance.id.hex, {"then": "another instance serves"}
+        )
+        self._remember()
+        self._wake()
+
+    def _not_succeeded(self, ending: Ending, instance: str) -> None:
+        """The successor did not get ready: the old one stays, and the next reload tries again."""
+        self.target = self.entry
+        reason = exits.reason(ending.evidence)
+        self.not_succeeded = reason.value
+        self._record(ending, reason, instance, {"then": "the instance before it goes on"})
+        self._tell("upgrade-failed", instance, reason=reason.value)
+        self._remember()
+        self._wake()
+
+    def _abandon(self) -> None:
+        """Give up a successor that is not ready."""
+        if self.successor is not None:
+            self._retiring.append(self.successor)
+            self.successor.stop(Intent.STOP)
+            self.successor = None
+
+    def _end_others(self, *, at_once: bool) -> None:
+        """Somebody wants it down, or anew: as its newest manifest has it, the next time."""
+        self._abandon()
+        self._adopt()
+        for instance in self._retiring:
+            if at_once:
+                instance.kill(Intent.OPERATOR_KILL)
+            else:
+                instance.stop(self._stop_intent)
+
+    def _adopt(self) -> None:
+        self.entry = self.target
+        self.budget.policy = _policy(self.entry)
+
+    # ── what outlives the supervisor ─────────────────────────────────────────────────────────────
+
+    @property
+    def fingerprint(self) -> str:
+        return history.fingerprint(self.entry.manifest, self.entry.module)
+
+    def _recall(self, past: History) -> None:
+        """Go on where the last supervisor has stopped."""
+        self.budget.restore(past.attempt, past.ages, trio.current_time())
+        self.exits.extend(past.exits)
+        if past.running:
+            lost = exits.describe(Evidence(), Reason.SUPERVISOR_LOST)
+            told = {"message": "its supervisor ended without a word, and it with it"}
+            record = ExitRecord(clock.now(), past.running, Reason.SUPERVISOR_LOST, {**lost, **told})
+            self.exits.appendleft(record)
+        if past.failed == self.fingerprint:
+            self.state, self.desired = State.FAILED, Desired.UP
+        if past.running or past.failed:
+            self._remember()
+
+    def _remember(self) -> None:
+        self._around.histories.write(self.name, self._history)
+
+    def _history(self) -> History:
+        return History(
+            attempt=self.budget.attempt,
+            ages=self.budget.ages(trio.current_time()),
+            failed=self.fingerprint if self.state is State.FAILED else "",
+            running=self.instance_id or "",
+            exits=tuple(self.exits),
+        )
+
 
 _TOLD = ("status", "signal", "trap", "message", "limit", "value", "killed")
 """Evidence that an event carries too; the rest is a question away."""
 
 
-def _shown(value: Json) -> str:
-    """A fact in the supervisor's log. A guest's words may hold newlines, and must not look like lines of ours."""
-    text = str(value)
-    return text if text.isprintable() else repr(text)
+def _then(verdict: Verdict, policy: Policy) -> str:
+    """What follows an end, for people."""
+    match verdict.next:
+        case Next.STAY:
+            return "it stays down"
+        case Next.RETRY:
+            return f"it is started again after {verdict.delay:.3g} s"
+        case Next.EXHAUSTED:
+            return f"it has failed: {policy.start_limit} failures within {policy.start_limit_interval:g} s"
+
+
+def _counters(ending: Ending) -> JsonObject:
+    """What it had to do with the bus in its life, by its own word and by the backbone's; messages."""
+    said: dict[str, Json] = {}
+    if (claims := ending.claims) is not None:
+        said.update(published=claims.published, received=claims.received, host_calls=claims.host_calls)
+        said["refused"] = dict(claims.refused)
+    if (figures := ending.figures) is not None:
+        said.update(routed=figures["published"], queued=figures["queued"], lost=figures["missing"])
+    return said
 
 
 def _policy(entry: Entry) -> Policy:

@@ -10,7 +10,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -43,6 +43,8 @@ class Entry(NamedTuple):
     manifest: Manifest
     manifest_path: Path
     module_path: Path
+    module: str = ""
+    """The module's hash where the manifest does not name it: else it could change, and nobody would see that."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,22 @@ def load(paths: Iterable[Path], using: Configuration, check: bool = False) -> Ca
         else:
             entries[name] = entry
     return Catalogue(entries, tuple(faults))
+
+
+def look(paths: Iterable[Path]) -> tuple[object, ...]:
+    """What is to be seen of the files at `paths` without reading any: it is another where one was changed.
+
+    Of each manifest and of all that lies beside it in its folder, where the module is.
+    """
+    seen: list[object] = []
+    for path in paths:
+        for manifest_path in _manifests([path], []):
+            with suppress(OSError):
+                for file in sorted(manifest_path.parent.iterdir()):
+                    with suppress(OSError):
+                        found = file.stat()
+                        seen.append((str(file), found.st_mtime_ns, found.st_size, found.st_ino))
+    return tuple(seen)
 
 
 def read_module(entry: Entry) -> bytes:
@@ -178,7 +196,15 @@ def _entry(path: Path, using: Configuration, check: bool) -> Entry:
         raise ManifestInvalid([Fault(str(path), "component.file", sentence)])
     if check and (fault := _module_fault(entry)):
         raise ManifestInvalid([fault])
-    return entry
+    return entry if read.component.hash else entry._replace(module=_hash_of_module(entry))
+
+
+def _hash_of_module(entry: Entry) -> str:
+    """Empty where it cannot be read: that is told when it is started."""
+    try:
+        return f"sha256:{hashlib.sha256(read_module(entry)).hexdigest()}"
+    except CannotRead:
+        return ""
 
 
 def _module_fault(entry: Entry) -> Fault | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,10 +29,10 @@ PROCESSES = 32
 """Processes and threads of a worker or a compiler; an honest one has five."""
 
 NEAR = MIB
-"""Memory is taken in batches: who was refused some may have been so much below his limit."""
+"""Memory is taken in batches: who was refused some may have been so much below his limit (version 1)."""
 
-MAY_BE_MISSING = ("memory.swap.max", "memory.memsw.limit_in_bytes")
-"""Files that a kernel which does not account for swap has not."""
+SWAP_FILES = ("memory.swap.max", "memory.memsw.limit_in_bytes")
+"""A kernel that does not account for swap has not got them."""
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -87,7 +87,8 @@ def trees(mountinfo: str, own: str) -> list[tuple[Tree, ...]]:
             if version == 2:
                 unified.append((tree,))
             else:
-                separate.update(dict.fromkeys(controllers, tree))
+                for each in controllers:
+                    separate.setdefault(each, tree)
     if set(CONTROLLERS) <= separate.keys():
         # Two controllers may share a hierarchy, as cpu and cpuacct do.
         unified.append(tuple(dict.fromkeys(separate[each] for each in CONTROLLERS)))
@@ -126,27 +127,21 @@ def _files(version: int, caps: Caps) -> Mapping[str, Mapping[str, str]]:
     }
 
 
-def oom_file(tree: Tree) -> str:
-    """The file that tells how many processes of a group were killed because its memory was used up."""
-    return "memory.events" if tree.version == 2 else "memory.oom_control"
+def oom_files(tree: Tree) -> tuple[str, ...]:
+    """The files of a group that `oom_kills` wants to see."""
+    return ("memory.events",) if tree.version == 2 else ("memory.oom_control", "memory.max_usage_in_bytes")
 
 
-def limit_file(tree: Tree) -> str:
-    """The file that tells whether a group itself has met its limit of memory."""
-    return "memory.events" if tree.version == 2 else "memory.max_usage_in_bytes"
-
-
-def met(tree: Tree, told: str, caps: Caps) -> bool:
-    """Whether it has, from that file. (Version 1's memory.failcnt was seen to stay 0 where the limit was met.)"""
+def oom_kills(tree: Tree, files: Sequence[str], caps: Caps) -> int:
+    """How many processes were killed in a group that has met its own limit of memory, from its `oom_files`; 0 where it
+    has not: they were killed for the sake of others. 0 on kernels that do not tell, too."""
     if tree.version == 2:
-        return bool(re.search(r"^(max|oom) [1-9]\d*$", told, re.MULTILINE))
-    return int(told) >= caps.memory - NEAR
-
-
-def oom_kills(told: str) -> int:
-    """The count, from that file; 0 on kernels that do not tell."""
-    found = re.search(r"^oom_kill (\d+)$", told, re.MULTILINE)
-    return int(found[1]) if found else 0
+        met = bool(re.search(r"^(max|oom) [1-9]\d*$", files[0], re.MULTILINE))
+    else:
+        # Not by memory.failcnt, which was seen to stay 0 where the limit was met.
+        met = int(files[1]) >= caps.memory - NEAR
+    found = re.search(r"^oom_kill (\d+)$", files[0], re.MULTILINE)
+    return int(found[1]) if found and met else 0
 
 
 def _mounts(mountinfo: str) -> Iterator[tuple[int, str, str, set[str]]]:
@@ -155,9 +150,12 @@ def _mounts(mountinfo: str) -> Iterator[tuple[int, str, str, set[str]]]:
         before, _, after = line.partition(" - ")
         kind, _, options = after.partition(" ")
         options = options.partition(" ")[2]
-        if kind in ("cgroup", "cgroup2") and before.count(" ") >= 4:
+        if kind in ("cgroup", "cgroup2") and before.count(" ") >= 5:
             root, point = map(_unescaped, before.split(" ")[3:5])
-            yield 2 if kind == "cgroup2" else 1, root, point, set(options.split(","))
+            if "ro" not in before.split(" ")[5].split(
+                ","
+            ):  # there may be another mount of it that can be written
+                yield 2 if kind == "cgroup2" else 1, root, point, set(options.split(","))
 
 
 def _unescaped(text: str) -> str:

@@ -16,16 +16,17 @@ import hashlib
 import itertools
 import logging
 import os
+import re
 import signal
 import time
-from collections.abc import AsyncGenerator, Generator, Iterator
+from collections.abc import AsyncGenerator, Generator, Iterable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import trio
 
 from capsuled.supervisor import cgroup_layout
-from capsuled.supervisor.cgroup_layout import CONTROLLERS, MAY_BE_MISSING, Caps, Tree
+from capsuled.supervisor.cgroup_layout import CONTROLLERS, SWAP_FILES, Caps, Tree
 from capsuled.supervisor.modes import Layer
 from capsuled.supervisor.spawn import SpawnError
 
@@ -33,6 +34,10 @@ LOG = logging.getLogger("capsuled.cgroups")
 
 REMOVE_TRIES, REMOVE_SECONDS = 100, 0.01
 """A group is empty as soon as its last process is reaped, or a moment later."""
+
+
+NAMES = "capsuled-"
+"""How the name of each group begins."""
 
 
 class Unavailable(Exception):
@@ -45,17 +50,17 @@ class Group:
     def __init__(self, name: str, where: tuple[Tree, ...], caps: Caps, why: str = "") -> None:
         """`where` are our own groups; where there are none, because of `why`."""
         self._why = why
-        self._joined = [(tree, tree.folder / name) for tree in where]
-        self._name = name
+        self._folders = [(tree, tree.folder / name) for tree in where]
+        self.name = name
         self._caps = caps
-        self._given: list[Path] = []
-        """Files that keep what the group around us gives, since it gives less."""
+        self._refused: list[Path] = []
+        """Files that keep what the group around us gives, since it gives less: to all that are in it together."""
 
     def make(self) -> None:
         """All of it or nothing. Raises `OSError`."""
         made: list[Path] = []
         try:
-            for tree, folder in self._joined:
+            for tree, folder in self._folders:
                 folder.mkdir()
                 made.append(folder)
                 for file, value in self._files(tree, folder):
@@ -65,7 +70,7 @@ class Group:
                         # Version 1 refuses a larger share than the group around it has, which holds anyway.
                         if exc.errno != errno.EINVAL or file.name != "cpu.cfs_quota_us":
                             raise
-                        self._given.append(file)
+                        self._refused.append(file)
         except OSError:
             for folder in made:
                 folder.rmdir()
@@ -73,32 +78,32 @@ class Group:
 
     def join(self, pid: int) -> None:
         """Put a process into it, with what it starts from now on; nothing happens when it has ended."""
-        for _, folder in self._joined:
+        for _, folder in self._folders:
             with suppress(ProcessLookupError):
                 _write(folder / "cgroup.procs", str(pid))
 
     def oom_kills(self) -> int:
         """How many of its processes were killed because its own memory was used up, and not that of a group around it
         or of the machine. 0 where that cannot be read."""
-        for tree, folder in self._joined:
+        for tree, folder in self._folders:
             if "memory" in tree.controllers:
                 try:
-                    told = _read(folder / cgroup_layout.limit_file(tree))
-                    if cgroup_layout.met(tree, told, self._caps):
-                        return cgroup_layout.oom_kills(_read(folder / cgroup_layout.oom_file(tree)))
+                    files = [_read(folder / name) for name in cgroup_layout.oom_files(tree)]
                 except OSError as exc:
-                    LOG.error("cannot read whether %s was out of memory: %s", self._name, exc)
+                    LOG.error("cannot read whether %s was out of memory: %s", self.name, exc)
+                else:
+                    return cgroup_layout.oom_kills(tree, files, self._caps)
         return 0
 
     def seen(self, pid: int) -> Layer:
         """Whether a process is in it, and what limits it there. Raises `OSError` when it has ended."""
-        if not self._joined:
+        if not self._folders:
             return Layer(False, self._why)
         inside = cgroup_layout.memberships(_read(Path(f"/proc/{pid}/cgroup")))
         limits: list[str] = []
-        for tree, folder in self._joined:
+        for tree, folder in self._folders:
             path = inside.get(tree.key)
-            if path != f"{tree.path.rstrip('/')}/{self._name}":
+            if path != f"{tree.path.rstrip('/')}/{self.name}":
                 return Layer(False, f"not in its group of {', '.join(tree.controllers)}: it is in {path}")
             for file, value in self._files(tree, folder):
                 found = _read(file)
@@ -106,24 +111,24 @@ class Group:
                     return Layer(False, f"{file.name} is {found}, and should be {value}")
                 limits.append(f"{file.name} {found}")
         limits += [
-            f"{file.name} {_read(file)}: the group around it has no more to give" for file in self._given
+            f"{file.name} {_read(file)}: the group around it has no more to give" for file in self._refused
         ]
         return Layer(True, ", ".join(limits))
 
     def kill(self) -> None:
         """What is in it, however it came there."""
-        for _, folder in self._joined:
+        for _, folder in self._folders:
             _kill(folder)
 
     def remove(self) -> bool:
         """False when something is still in it. Raises `OSError` for everything else."""
-        return not [folder for _, folder in self._joined if not _removed(folder)]
+        return not [folder for _, folder in self._folders if not _removed(folder)]
 
     def _files(self, tree: Tree, folder: Path) -> Generator[tuple[Path, str], None, None]:
         for name, value in cgroup_layout.settings(tree, self._caps):
-            if folder / name in self._given:
+            if folder / name in self._refused:
                 continue
-            if name not in MAY_BE_MISSING or (folder / name).exists():
+            if name not in SWAP_FILES or (folder / name).exists():
                 yield folder / name, value
 
 
@@ -161,9 +166,11 @@ class Groups:
         """Begin; `until` undoes it. Raises `Unavailable` and `OSError`."""
         self.clean()
         for tree in self._trees:
+            _sweep(tree.folder)
             if tree.version == 2:
                 leaf = tree.folder / f"{self._prefix}supervisor"
                 until.enter_context(_controllers_for_children(tree.folder, leaf))
+        until.callback(self._clean_up)
         trial = self.named("trial", Caps.beside(0, 1.0))
         try:
             trial.make()
@@ -181,16 +188,38 @@ class Groups:
 
     def clean(self) -> None:
         """Remove what a supervisor that was killed has left: empty groups, for its workers have died with it. What has
-        not is killed and waited for, before anything else begins."""
+        not is killed and waited for, before anything else begins. Raises `Unavailable` where that does not help."""
+        left: list[Path] = []
         for tries in range(REMOVE_TRIES):
             left = [folder for folder in self.folders() if not _removed(folder)]
             if not left:
                 return
             if not tries:
-                LOG.warning("processes are left in %s: they are killed", ", ".join(map(str, left)))
+                LOG.warning("processes are left in %s: they are killed", _listed(left))
             for folder in left:
                 _kill(folder)
             time.sleep(REMOVE_SECONDS)
+        raise Unavailable(f"cannot remove {_listed(left)}: something in it does not end")
+
+    def _clean_up(self) -> None:
+        """The end: what could not be removed when its process had ended has one more try."""
+        try:
+            self.clean()
+        except (Unavailable, OSError) as exc:
+            LOG.error("a control group is left: %s", exc)
+
+
+def _listed(folders: Iterable[Path]) -> str:
+    return ", ".join(map(str, folders))
+
+
+def _sweep(folder: Path) -> None:
+    """Take away what passers-by who were killed have left."""
+    for each in folder.glob(f"{NAMES}pid*-*"):
+        found = re.fullmatch(r"pid(\d+)-.*", each.name.removeprefix(NAMES))
+        if found and not Path(f"/proc/{found[1]}").exists():
+            with suppress(OSError):  # somebody else's in a namespace that we do not see: it is not empty
+                each.rmdir()
 
 
 def _removed(folder: Path) -> bool:
@@ -225,9 +254,9 @@ async def _remove(group: Group) -> None:
                 return
             group.kill()
             await trio.sleep(REMOVE_SECONDS)  # nothing tells, in version 1, when a group is empty
-        LOG.error("a control group is left: something in it does not end")
+        LOG.error("control group %s is left for now: something in it does not end", group.name)
     except OSError as exc:
-        LOG.error("a control group is left: %s", exc)
+        LOG.error("control group %s is left for now: %s", group.name, exc)
 
 
 def none(why: str) -> Groups:
@@ -246,15 +275,20 @@ def opened(whose: str) -> Generator[Groups, None, None]:
 
 
 def holder(folder: Path) -> str:
-    """Who holds this folder, as `opened` wants it: the folder itself and not its path, which others may have too."""
+    """Who holds this folder, as `opened` wants it: the folder itself and not its path, of which it may have many."""
     found = folder.stat()
-    return f"{folder}:{found.st_dev}:{found.st_ino}"
+    return hashlib.sha256(f"{found.st_dev}:{found.st_ino}".encode()).hexdigest()[:8]
+
+
+def passer_by() -> str:
+    """Somebody who holds nothing and is soon gone, as `opened` wants it. Who is killed leaves empty groups, and the
+    next who opens any takes them away."""
+    return f"pid{os.getpid()}"
 
 
 def possible(whose: str) -> list[Groups]:
     """The ways there may be, the best first. Raises `OSError`."""
-    # By a name that leads from one start to the next, and that has no more in it than a file's name may have.
-    prefix = f"capsuled-{hashlib.sha256(os.fsencode(whose)).hexdigest()[:8]}-"
+    prefix = f"{NAMES}{whose}-"  # it leads from one start to the next
     ways = cgroup_layout.trees(_read(Path("/proc/self/mountinfo")), _read(Path("/proc/self/cgroup")))
     return [Groups(way, prefix) for way in ways]
 

@@ -222,6 +222,8 @@ class _Output:
         self._most = most
         self._clones = clones
         self.data = bytearray()
+        self.unlimited: OSError | None = None
+        """Its clone could not be put into the group: nothing it says is wanted, and the module is not to blame."""
         self.whole = False
         """It came to its end, behind a clone's line where one had to come."""
 
@@ -245,7 +247,11 @@ class _Output:
                 try:
                     if self._clones:
                         self._follow(process)
-                except (ValueError, OSError) as exc:
+                except OSError as exc:
+                    self.unlimited = exc
+                    process.kill()
+                    return
+                except ValueError as exc:
                     LOG.error("a compiler is killed: it goes on where we cannot follow: %s", exc)
                     process.kill()
                     return
@@ -300,6 +306,8 @@ async def _watch(
             process.kill()
             with trio.CancelScope(shield=True):
                 await process.wait()
+    if output.unlimited is not None:
+        raise output.unlimited
     return Ended(
         status=ended.status,
         signal=ended.signal,

@@ -19,7 +19,7 @@ from capsuled.proto.control import Level
 from capsuled.supervisor import faults, modes
 from capsuled.supervisor.faults import STRICT, Checked, Fault, FileInvalid, Finding, Grammar, about
 from capsuled.supervisor.manifest import CONFIGURATION, Limits, limits_faults
-from capsuled.supervisor.quantities import GIB, KIB, MIB, Count, Size, shown
+from capsuled.supervisor.quantities import GIB, HOUR, KIB, MIB, Count, Duration, Size, shown
 
 ROOT = 0
 
@@ -56,6 +56,30 @@ LIMITS = OperatorLimits(
 """Ceilings by default. What is not named has a manifest's default for its ceiling."""
 
 
+AUTO = "auto"
+
+
+class _Journal:
+    """`auto`, true, false, or the path of a journal's socket."""
+
+    def read(self, value: object) -> str | bool:
+        """The word, the switch, or the path. Raises ValueError with a sentence."""
+        if isinstance(value, bool):
+            return value
+        if value == AUTO:
+            return AUTO
+        if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
+            raise ValueError(
+                f'{shown(value)} is no journal: write "auto", true, false, or the absolute path of its socket'
+            )
+        if (size := len(os.fsencode(value))) > MAX_SOCKET:
+            raise ValueError(f"{shown(value)} has {size} bytes, a socket's path has {MAX_SOCKET} at most")
+        return value
+
+    def schema(self) -> dict[str, object]:
+        return {"anyOf": [{"type": "boolean"}, {"const": AUTO}, {"type": "string", "pattern": "^/"}]}
+
+
 @dataclass(frozen=True)
 class Log:
     """What is logged, and how much is kept of each capsule's lines. Bytes."""
@@ -70,6 +94,13 @@ class Log:
         10 * MIB
     )
     file_count: Annotated[int, Checked(Count(0, 100), "Rotated files kept of each capsule.")] = 5
+    journal: Annotated[
+        str | bool,
+        Checked(_Journal(), "Whether capsules' lines go to journald too: auto, true, false, or a socket."),
+    ] = AUTO
+    format: Annotated[
+        Literal["text", "json"], about("Of the supervisor's own log: key=value for people, or JSON.")
+    ] = "text"
 
 
 @dataclass(frozen=True)
@@ -166,6 +197,8 @@ class Configuration:
     """With a folder for each capsule, and in it a file for each secret."""
     control: Control
     allow_unhashed: bool = False
+    watch: float = 0.0
+    """Seconds between two looks at whether manifests or modules have changed; 0.0: it is not looked."""
     isolation: Isolation = Isolation()
     limits: OperatorLimits = LIMITS
     log: Log = Log()
@@ -220,6 +253,7 @@ def parse(text: str, file: Path, base: Configuration) -> Configuration:
         secrets_dir=base.secrets_dir if read.secrets_dir is None else file.parent / read.secrets_dir,
         control=Control(_socket(table, file, base), {k: LEVELS[v] for k, v in read.control.groups.items()}),
         allow_unhashed=read.allow_unhashed,
+        watch=read.watch,
         isolation=read.isolation,
         limits=replace(base.limits, **said),
         log=read.log,
@@ -272,6 +306,13 @@ class Tables:
     allow_unhashed: Annotated[
         StrictBool, about("The developer's mode: manifests need no hash of their module.")
     ] = False
+    watch: Annotated[
+        float,
+        Checked(
+            Duration(0.1, HOUR, off="it is not looked"),
+            "How often the folders are looked at; what has changed is reloaded; 0 is never.",
+        ),
+    ] = 0.0
     control: Annotated[ControlTable, about("The control socket.")] = ControlTable()
     isolation: Annotated[Isolation, about("What of the isolation must be there.")] = Isolation()
     limits: Annotated[OperatorLimits, about("Ceilings of each capsule, and of all together.")] = LIMITS

@@ -50,8 +50,10 @@ class Evidence:
     """Why there was no process at all."""
     cpu_seconds: float | None = None
     """Used in its whole life, as wait4(2) tells; a last sample would miss the end."""
+    max_rss: int = 0
+    """Most memory that it had resident at a time, as wait4(2) tells. Bytes."""
     oom_kills: int = 0
-    """By how many its control group's count of OOM kills rose."""
+    """In its control group, where that had met its own limit."""
     killed_by_us: bool = False
     """SIGKILL was sent: after the intent to kill, at the end of the stop ladder, or because the worker broke
     the protocol, which is no intent."""
@@ -130,7 +132,7 @@ def status_of(report: Ended) -> int:
 def describe(evidence: Evidence, reason: Reason) -> dict[str, str | int | float | bool]:
     """`last_exit` of the control contract: the reason, and whatever is known that bears on it.
 
-    reason, status, signal (its name), killed (true: the supervisor sent SIGKILL), cpu_seconds, oom_kills
+    reason, status, signal (its name), killed (true: the supervisor sent SIGKILL), cpu_seconds, max_rss, oom_kills
     trap, message, backtrace    of a report that is believed, or the message of a failed spawn
     claim                       of a report that is not: what it said
     limit, value                the limit that was met, by its name in the manifest, where there is one
@@ -144,6 +146,8 @@ def describe(evidence: Evidence, reason: Reason) -> dict[str, str | int | float 
         known["killed"] = True
     if evidence.cpu_seconds is not None:
         known["cpu_seconds"] = evidence.cpu_seconds
+    if evidence.max_rss:
+        known["max_rss"] = evidence.max_rss
     if evidence.oom_kills:
         known["oom_kills"] = evidence.oom_kills
     known.update(_texts(evidence, reason))

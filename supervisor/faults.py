@@ -10,7 +10,7 @@ import datetime
 import difflib
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import PurePosixPath
@@ -233,6 +233,12 @@ class Range:
 def in_range(version: str, accepted: str) -> bool:
     """Whether `version` is in the range `accepted`; both as a manifest has them."""
     return bool(_SEMVER.SimpleSpec(accepted).match(_SEMVER.Version(version)))
+
+
+def newest(versions: Iterable[str]) -> str:
+    """The one that comes last in semver's order; there is one at least."""
+    parsed: list[Any] = [_SEMVER.Version(each) for each in versions]
+    return str(max(parsed))
 
 
 def read_toml(text: str, file: str) -> dict[str, object]:

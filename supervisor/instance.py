@@ -80,10 +80,12 @@ class Instance:
         compiler: Compiler,
         confining: Confining,
         book: LogBook,
-        on_report: Callable[[Report], None],
+        on_report: Callable[[Instance, Report], None],
+        *,
+        standby: bool = False,
     ) -> None:
         """`config` has the manifest's values as CBOR items, secrets read. `on_report` is told what the worker
-        reports while it lives, each as it comes."""
+        reports while it lives, each as it comes. `standby`: another instance of the capsule serves still."""
         self.manifest = manifest
         self.id = uuid.uuid4()
         self.index = index
@@ -101,6 +103,7 @@ class Instance:
         self._confining = confining
         self._book = book
         self._on_report = on_report
+        self._standby = standby
         self._process: Process | None = None
         self._ends: Ends | None = None
         self._intent: Intent | None = None
@@ -126,6 +129,10 @@ class Instance:
     def claims(self) -> Claims | None:
         """What its ledger page says now; None when there is no process."""
         return self._ends.ledger.claims() if self._ends is not None else None
+
+    def _cut(self) -> int | None:
+        claims = self.claims()
+        return claims.logs_cut if claims is not None else None
 
     # ── what is done to it ───────────────────────────────────────────────────────────────────────
 
@@ -253,19 +260,25 @@ class Instance:
 
     async def _live(self, process: Process, ends: Ends, group: Group) -> Ending:
         limits = self.manifest.limits
-        rate = output.Rate(limits.log_bytes_per_second)
+        intake = output.Intake(self._write, limits.log_bytes_per_second)
         async with trio.open_nursery() as listeners, trio.open_nursery() as ladder:
             listeners.start_soon(self._listen, ends.control)
-            listeners.start_soon(output.read_lines, ends.log, self._write, rate)
+            listeners.start_soon(output.read_lines, ends.log, intake)
             for fd, stream in ((ends.stdout, LogStream.STDOUT), (ends.stderr, LogStream.STDERR)):
-                listeners.start_soon(output.read_stream, os.dup(fd), stream, self._write, rate)
+                listeners.start_soon(output.read_stream, os.dup(fd), stream, intake)
             ladder.start_soon(self._ladder, ends.control)
+            ladder.start_soon(output.watch_cuts, intake, self._cut)
             ended = await process.wait()
             # Now, for what is done to it from here on was not what ended it.
             intent, killed, ready_seconds = self._intent, self._killed, self._ready_seconds()
             ladder.cancel_scope.cancel()
+            intake.end()
             listeners.cancel_scope.deadline = trio.current_time() + DRAIN_SECONDS
         claims = ends.ledger.claims()
+        intake.tell_cut(claims.logs_cut if claims is not None else 0)
+        intake.finish()
+        if claims is not None:
+            claims = claims._replace(logs_cut=claims.logs_cut + intake.cut)
         figures = await self._bus.detach(self.index) if self._attached else None
         evidence = Evidence(
             intent=intent,
@@ -274,6 +287,7 @@ class Instance:
             signal=ended.signal,
             oom_kills=group.oom_kills(),
             cpu_seconds=ended.usage.ru_utime + ended.usage.ru_stime,
+            max_rss=ended.usage.ru_maxrss * 1024,
             killed_by_us=killed,
             cpu_limit=int(limits.cpu_time),
             process_memory=limits.process_memory,
@@ -343,7 +357,7 @@ class Instance:
             self._report = report
         if isinstance(report, Started) and self.manifest.supervision.ready == "started":
             self._ready_at = trio.current_time()
-        self._on_report(report)
+        self._on_report(self, report)
 
     def _follow(self, pid: int) -> None:
         """Its clone waits until it is known, and its namespaces have been seen: later they may not be looked at."""
@@ -425,6 +439,7 @@ class Instance:
             queue_messages=limits.queue_messages,
             queue_bytes=limits.queue_bytes,
             subscriptions=tuple((each.handle, each.pattern, True) for each in self._interceptors()),
+            standby=self._standby,
         )
 
 

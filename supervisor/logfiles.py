@@ -1,34 +1,52 @@
 """The files of the capsules' logs: one line of JSON each, appended by one task, rotated by size.
 
-`<folder>/<capsule>.log`, and `.log.1` … for what was rotated, `.1` the newest. Lines wait in memory until a thread
-has written them, so that a slow disk never holds the supervisor up; what is over the bound is lost and counted, and
-the next line that is written says so.
+Lines wait in memory until a thread has written them, so that a slow disk never holds the supervisor up; what is
+over the bound is lost and counted, and the next line that is written says so. What `logdisk` does is done there.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import trio
 
+from capsuled.supervisor.control import shapes
 from capsuled.supervisor.control.shapes import JsonObject
+from capsuled.supervisor.logdisk import Disk, Item, Lost, Mark
+from capsuled.supervisor.logline import Line
+from capsuled.supervisor.logtail import Tail
+from capsuled.supervisor.ownlog import fields
 
 LOG = logging.getLogger("capsuled.logs")
 
 WAITING_BYTES = 4 * 1024 * 1024
 """Of all capsules together, in memory, while the disk is slow."""
 
+RECALL_SECONDS = 2.0
+"""Who asks for a log is answered after it, with what memory has, when the disk does not answer."""
+
+Recall = Callable[[int, int], Awaitable["Sequence[Line] | None"]]
+"""Given a number of lines and of bytes: the newest older lines, oldest first; None when the disk is too slow."""
+
 
 @dataclass
 class _Waiting:
-    lines: list[bytes] = field(default_factory=list[bytes])
+    items: list[Item] = field(default_factory=list[Item])
     lost: int = 0
+
+
+@dataclass(eq=False)
+class _Wanted:
+    mark: Mark
+    lines: int
+    size: int
+    done: trio.Event = field(default_factory=trio.Event)
+    found: Tail | None = None
 
 
 class LogFiles:
@@ -36,29 +54,31 @@ class LogFiles:
 
     def __init__(self, folder: Path, max_bytes: int, keep: int) -> None:
         """A file is rotated before it would grow beyond `max_bytes`; `keep` rotated ones stay."""
-        self._folder = folder
-        self._max_bytes = max_bytes
-        self._keep = keep
+        self._disk = Disk(folder, max_bytes, keep)
         self._waiting: dict[str, _Waiting] = {}
+        self._wanted: list[_Wanted] = []
         self._bytes = 0
         self._more = trio.Event()
-        self._unwritten: Counter[str] = Counter()
-        """Lines that the disk refused; the writer's alone, since it runs in a thread."""
-        self._complained: set[str] = set()
 
     def offer(self, capsule: str, line: JsonObject) -> None:
         """Queue a line. Never blocks."""
         waiting = self._waiting.setdefault(capsule, _Waiting())
-        data = json.dumps(line, separators=(",", ":")).encode() + b"\n"
+        data = shapes.line(line)
         if self._bytes + len(data) > WAITING_BYTES:
             waiting.lost += 1
         else:
-            if waiting.lost:
-                waiting.lines.append(_lost(waiting.lost))
-                waiting.lost = 0
-            waiting.lines.append(data)
+            _tell_lost(waiting)
+            waiting.items.append(data)
             self._bytes += len(data)
         self._more.set()
+
+    def begin(self, capsule: str) -> Recall:
+        """From now on lines are new; the result asks for those before. Never blocks."""
+        waiting = self._waiting.setdefault(capsule, _Waiting())
+        _tell_lost(waiting)
+        mark = Mark(capsule)
+        waiting.items.append(mark)
+        return partial(self._before, mark)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
         """Write what is offered, until cancelled; what waits then is written by `flush`."""
@@ -67,59 +87,45 @@ class LogFiles:
             await self._more.wait()
             # Shielded: what is taken has to be written, and half a line in a file would spoil it.
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(self._write_all, self._take())
+                wanted, self._wanted = self._wanted, []
+                await trio.to_thread.run_sync(self._work, self._take(), wanted)
+                for each in wanted:
+                    each.done.set()
 
     def flush(self) -> None:
         """Write all that waits. Blocks for as long as the disk does."""
-        self._write_all(self._take())
+        self._work(self._take(), ())
 
-    def _take(self) -> dict[str, _Waiting]:
+    async def _before(self, mark: Mark, lines: int, size: int) -> Sequence[Line] | None:
+        wanted = _Wanted(mark, lines, size)
+        self._wanted.append(wanted)
+        self._more.set()
+        with trio.move_on_after(RECALL_SECONDS):
+            await wanted.done.wait()
+        if wanted.found is None:
+            return None
+        if wanted.found.odd:
+            LOG.warning(
+                "what is no line in the files of a log was passed over",
+                extra=fields(capsule=mark.capsule, count=wanted.found.odd),
+            )
+        return wanted.found.lines
+
+    def _take(self) -> Mapping[str, _Waiting]:
         self._more = trio.Event()
         batch, self._waiting = self._waiting, {}
         self._bytes = 0
         return batch
 
-    def _write_all(self, batch: dict[str, _Waiting]) -> None:
+    def _work(self, batch: Mapping[str, _Waiting], wanted: Sequence[_Wanted]) -> None:
         for capsule, waiting in batch.items():
-            path = self._folder / f"{capsule}.log"
-            before = [_lost(self._unwritten[capsule])] if self._unwritten[capsule] else []
-            after = [_lost(waiting.lost)] if waiting.lost else []
-            try:
-                self._append(path, [*before, *waiting.lines, *after])
-                self._complained.discard(capsule)
-                del self._unwritten[capsule]
-            except OSError as exc:
-                self._unwritten[capsule] += len(waiting.lines) + waiting.lost
-                if capsule not in self._complained:
-                    self._complained.add(capsule)  # once, or a full disk would fill the supervisor's own log
-                    LOG.error("cannot write %s: %s: its lines are lost", path, exc.strerror)
-
-    def _append(self, path: Path, lines: Iterable[bytes]) -> None:
-        size = path.stat().st_size if path.exists() else 0
-        pending: list[bytes] = []
-        for line in lines:
-            if size and size + len(line) > self._max_bytes:
-                self._write(path, pending)
-                self._rotate(path)
-                pending, size = [], 0
-            pending.append(line)
-            size += len(line)
-        self._write(path, pending)
-
-    def _write(self, path: Path, lines: list[bytes]) -> None:
-        if lines:
-            with path.open("ab") as file:
-                file.write(b"".join(lines))
-
-    def _rotate(self, path: Path) -> None:
-        for number in range(self._keep, 0, -1):
-            older = path.with_name(f"{path.name}.{number}")
-            newer = path.with_name(f"{path.name}.{number - 1}") if number > 1 else path
-            if newer.exists():
-                newer.replace(older)
-        if not self._keep:
-            path.unlink(missing_ok=True)
+            _tell_lost(waiting)
+            self._disk.write(capsule, waiting.items)
+        for each in wanted:  # last, for what they want to know is where their marks were put
+            each.found = self._disk.before(each.mark, each.lines, each.size)
 
 
-def _lost(count: int) -> bytes:
-    return json.dumps({"lost": count}).encode() + b"\n"
+def _tell_lost(waiting: _Waiting) -> None:
+    if waiting.lost:
+        waiting.items.append(Lost(waiting.lost))
+        waiting.lost = 0

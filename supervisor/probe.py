@@ -49,13 +49,13 @@ async def probe(user: int, groups: Groups) -> Probed:
             group = Group("", (), CAPS, str(exc))  # this layer is missing, and the others are tried
         try:
             return await _probe(user, group)
-        except spawn.SpawnError as exc:
+        except (spawn.SpawnError, OSError) as exc:
             raise CannotProbe(str(exc)) from exc
 
 
 async def _probe(user: int, group: Group) -> Probed:
-    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     reader, writer = os.pipe2(os.O_CLOEXEC)
+    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     try:
         process = spawn.spawn((*COMMAND, str(user)), stdin=null, stdout=writer, stderr=2)
     except spawn.SpawnError:

@@ -9,6 +9,7 @@ loop all the same.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal, NamedTuple
@@ -62,7 +63,7 @@ class Verdict(NamedTuple):
 
 @dataclass
 class Budget:
-    """What is remembered of one capsule's ends. A new manifest gets a new budget."""
+    """What is remembered of one capsule's ends, whatever instances it had; a new manifest changes the policy only."""
 
     policy: Policy
     attempt: int = 1
@@ -88,6 +89,20 @@ class Budget:
         pause = delay(policy, self.attempt - 1) * (1.0 - JITTER * random)
         self.attempt += 1
         return Verdict(Next.RETRY, max(LEAST_DELAY, pause))
+
+    @property
+    def failures(self) -> int:
+        """How many are counted at the moment, of which the oldest may have lost its weight."""
+        return len(self._failures)
+
+    def ages(self, now: float) -> tuple[float, ...]:
+        """How long ago each failure that is counted was, the oldest first. Seconds."""
+        return tuple(now - each for each in self._failures)
+
+    def restore(self, attempt: int, ages: Sequence[float], now: float) -> None:
+        """Go on where another supervisor has stopped: with its `attempt` and its `ages`."""
+        self.attempt = attempt
+        self._failures = deque(now - age for age in ages)
 
     def forget(self) -> None:
         """Begin anew, as the operator asks by `reset-failed`."""

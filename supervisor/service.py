@@ -35,7 +35,7 @@ from capsuled.supervisor.control.operations import (
 )
 from capsuled.supervisor.control.shapes import Json, JsonObject
 from capsuled.supervisor.control.streams import Broadcast, Follower
-from capsuled.supervisor.faults import Fault
+from capsuled.supervisor.fleet import Fleet
 from capsuled.supervisor.instance import Ending
 from capsuled.supervisor.lifecycle import Event
 from capsuled.supervisor.metrics import CapsuleFacts, Facts
@@ -67,13 +67,10 @@ _REACHED_BY: Mapping[Verb, tuple[Wait, ...]] = {
 class Service:
     """See the module's docstring."""
 
-    def __init__(
-        self, bus: Bus, faults: Sequence[Fault], probed: Probed, shutdown: Callable[[], None]
-    ) -> None:
-        """`faults` are those of the manifests that were left out."""
-        self._faults = faults
+    def __init__(self, bus: Bus, probed: Probed, shutdown: Callable[[], None]) -> None:
         self._probed = probed
-        self._capsules: dict[str, Capsule] = {}
+        self._capsules: Mapping[str, Capsule] = {}
+        self._fleet: Fleet | None = None
         self._bus = bus
         self._shutdown = shutdown
         self._started = trio.current_time()
@@ -89,8 +86,9 @@ class Service:
 
     # ── what the daemon tells it ─────────────────────────────────────────────────────────────────
 
-    def add(self, capsule: Capsule) -> None:
-        self._capsules[capsule.name] = capsule
+    def lead(self, fleet: Fleet) -> None:
+        """These are the capsules that it is asked for."""
+        self._fleet, self._capsules = fleet, fleet.capsules
 
     def event(self, event: JsonObject) -> None:
         self._events.append((clock.now(), event))
@@ -123,7 +121,8 @@ class Service:
             "isolation": {name: layer._asdict() for name, layer in self._probed.layers.items()},
             "engines": _engines(),
             "faults": [
-                {"file": each.file, "key": each.key, "message": each.sentence} for each in self._faults
+                {"file": each.file, "key": each.key, "message": each.sentence}
+                for each in (() if self._fleet is None else self._fleet.faults)
             ],
             "backbone": {
                 "pid": self._bus.pid,
@@ -159,22 +158,33 @@ class Service:
         return ActResult(change, self._shape(capsule), wait is not None)
 
     async def reload(self, *, dry_run: bool) -> JsonObject:
-        raise Failed(f"cannot read the manifests again (dry run: {dry_run}): restart the supervisor instead")
+        if self._fleet is None or self.stopping:
+            raise ShuttingDown("cannot reload: the supervisor shuts down, or has not started yet")
+        plan = await self._fleet.reload(dry_run=dry_run)
+        return plan.shape(dry_run=dry_run)
 
     async def settle(self, names: Sequence[str], timeout: float | None) -> None:
         with trio.move_on_after(float("inf") if timeout is None else timeout):
             for name in names:
-                while (capsule := self._capsules.get(name)) is not None and not _settled(capsule):
+                while (capsule := self._capsules.get(name)) is not None and (
+                    self._is_leaving(name) or not _settled(capsule)
+                ):
                     await capsule.changed()
             return
         waited = [
             f"{name} is {self._capsules[name].state.value}"
             for name in names
-            if name in self._capsules and not _is_settled(self._capsules[name])
+            if name in self._capsules and (self._is_leaving(name) or not _is_settled(self._capsules[name]))
         ]
         raise WaitTimedOut(
             f"cannot wait any longer: after {timeout:g} s {', '.join(waited)}; what was begun goes on"
         )
+
+    def _is_leaving(self, name: str) -> bool:
+        return self._fleet is not None and self._fleet.is_leaving(name)
+
+    async def recall_logs(self, name: str) -> None:
+        await self._find(name).book.recall()
 
     def logs(self, name: str, lines: int, since: datetime | None) -> Sequence[JsonObject]:
         return self._find(name).book.last(lines, since)
@@ -197,19 +207,16 @@ class Service:
     async def bus(self) -> JsonObject:
         # The pages first: see supervisor/balance.py.
         claims = {
-            name: (capsule.instance.index, capsule.instance.claims())
+            name: [(instance.index, instance.claims()) for instance in capsule.instances]
             for name, capsule in self._capsules.items()
-            if capsule.instance is not None
         }
         try:
             figures = await self._bus.figures()
         except BusDown as exc:
             raise Failed(f"cannot read the ledger: {exc}: try again in a second") from exc
         # Whose instance has ended meanwhile is in the sums already, and must not be counted twice.
-        for name, (index, _) in list(claims.items()):
-            instance = self._capsules[name].instance
-            if instance is None or instance.index != index:
-                del claims[name]
+        live = {instance.index for capsule in self._capsules.values() for instance in capsule.instances}
+        claims = {name: [each for each in own if each[0] in live] for name, own in claims.items()}
         document = self._accounts.document(claims, figures, sorted(self._capsules))
         return {**document, "spine": {**figures.spine, "unpublished": self._bus.unpublished}}
 
@@ -362,11 +369,17 @@ def _is_settled(capsule: Capsule) -> bool:
     if capsule.desired is Desired.DOWN:
         return capsule.down
     done = capsule.state is State.STOPPED and bool(capsule.exits) and capsule.exits[0].reason is Reason.OK
-    return done or capsule.state is State.READY
+    return done or (capsule.state is State.READY and capsule.successor is None)
 
 
 def _settled(capsule: Capsule) -> bool:
     """Raises `Failed` when it cannot become so any more."""
+    if capsule.not_succeeded:
+        raise Failed(
+            f"cannot change {capsule.name}: its new instance did not get ready, for {capsule.not_succeeded}: the one "
+            f"before it goes on: `capsulectl why {capsule.name}` tells more",
+            {"capsule": capsule.name, "reason": capsule.not_succeeded},
+        )
     if _is_settled(capsule):
         return True
     if capsule.desired is Desired.UP and (refusal := _hopeless(capsule, "ready")):
@@ -384,6 +397,11 @@ def _hopeless(capsule: Capsule, wait: Wait) -> Refused | None:
         if capsule.desired is Desired.UP:
             return Failed(f"cannot wait until {capsule.name} is down: somebody wants it up now")
         return None
+    if capsule.state is State.STARTING and (provider := capsule.awaited) is not None and provider.down:
+        return Failed(
+            f"cannot wait until {capsule.name} is ready: it imports from {provider.name}, which is "
+            f"{provider.state.value}: start that first"
+        )
     if capsule.desired is Desired.DOWN:
         return Failed(f"cannot wait until {capsule.name} is ready: somebody wants it down now")
     if capsule.state in (State.FAILED, State.STOPPED):

@@ -37,6 +37,10 @@ REAP_SECONDS = 0.002
 """Between two looks at whether a child that was killed has ended."""
 
 
+_LIVE: set[Process] = set()
+"""Those that are not reaped yet."""
+
+
 class SpawnError(Exception):
     """A process could not be started; the message says why."""
 
@@ -70,6 +74,7 @@ class Process:
             child.kill()  # or it would live on, and nobody would wait for it
             child.wait()
             raise
+        _LIVE.add(self)
 
     @property
     def gone(self) -> bool:
@@ -128,6 +133,7 @@ class Process:
         # What has cloned itself and died before it could say so has left a child that was never told to go on.
         ended = await self._reap_rest() or ended
         self._gone = True
+        _LIVE.discard(self)
         os.close(self._pidfd)
         if self._clone_fd is not None:
             os.close(self._clone_fd)
@@ -174,6 +180,11 @@ def _exited_with_0(pid: int) -> bool:
 def _exit(status: int, usage: resource.struct_rusage) -> Exit:
     code = os.waitstatus_to_exitcode(status)
     return Exit(None, -code, usage) if code < 0 else Exit(code, None, usage)
+
+
+def own() -> set[int]:
+    """Pids and groups of the processes that are waited for here, and must be reaped by nobody else."""
+    return {number for each in _LIVE for number in (each.pid, each.group)}
 
 
 def spawn(

@@ -42,7 +42,17 @@ def capsule_shape(capsule: Capsule, usage: JsonObject) -> JsonObject:
         else {name: layer._asdict() for name, layer in instance.layers().items()},
         "version": manifest.package.version,
         "manifest": str(capsule.entry.manifest_path),
+        "waits_for": None if (provider := _awaited(capsule)) is None else provider.name,
+        "beside": [
+            {"instance": each.id.hex, "pid": each.pid, "version": each.manifest.package.version}
+            for each in capsule.instances
+            if each is not instance
+        ],
     }
+
+
+def _awaited(capsule: Capsule) -> Capsule | None:
+    return capsule.awaited if capsule.state is State.STARTING else None
 
 
 def next_sentence(capsule: Capsule) -> str:
@@ -50,15 +60,23 @@ def next_sentence(capsule: Capsule) -> str:
     name = capsule.name
     match capsule.state:
         case State.READY:
+            if capsule.successor is not None:
+                return "it runs; its successor is starting, and takes over when it is ready"
             return "it runs"
         case State.STARTING:
+            if (provider := capsule.awaited) is not None:
+                return f"it waits until {provider.name} is ready, which is {provider.state.value}"
             timeout = capsule.entry.manifest.supervision.ready_timeout
             return f"it is starting; it is killed when it is not ready within {timeout:g} s"
         case State.STOPPING:
             return f"it is being stopped; it is killed after {capsule.entry.manifest.supervision.stop_timeout:g} s"
         case State.BACKOFF:
             when = clock.rfc3339(capsule.next_attempt_at) if capsule.next_attempt_at else "soon"
-            return f"it is started again at {when}, attempt {capsule.budget.attempt}"
+            policy = capsule.budget.policy
+            failures = f"{capsule.budget.failures} of {policy.start_limit} failures"
+            within = f"within {policy.start_limit_interval:g} s, at the last of which it is given up"
+            counted = f" ({failures} {within})" if policy.start_limit else ""
+            return f"it is started again at {when}, attempt {capsule.budget.attempt}{counted}"
         case State.FAILED:
             return f"nothing: it failed too often; mend it, then `capsulectl reset-failed {name}`"
         case State.STOPPED:

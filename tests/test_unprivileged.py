@@ -14,6 +14,7 @@ PARTS = (
     "tests/e2e/test_isolation.py",
     "tests/e2e/test_messages.py",
     "tests/faults/test_supervisor_gone.py",
+    "tests/init/test_first_process.py",
     "tests/sandbox/test_seccomp_calls.py",
     "tests/supervisor/test_isolation.py",
 )

@@ -80,3 +80,11 @@ def test_sdist_holds_the_sources(built: Built) -> None:
     """A wheel can be built from the sdist: it holds the three folders as they are, and pyproject.toml."""
     assert below(built.sdist, *FOLDERS) == source_files()
     assert "pyproject.toml" in built.sdist
+
+
+def test_sdist_holds_what_init_systems_need(built: Built) -> None:
+    """Packagers find the service files and their installer in it; a wheel, which installs no such files, has none."""
+    assert below(built.sdist, "init") == {
+        path.relative_to(TOP).as_posix() for path in (TOP / "init").rglob("*") if path.is_file()
+    }
+    assert "scripts/install_init" in built.sdist

@@ -222,6 +222,8 @@ class Loop:
                     self._connect(edge)
             case "detach":
                 self._detach(message["index"])
+            case "succeed":
+                self._router.succeed(message["new"], message["old"])
             case "figures":
                 self._figures(message["request"])
             case "ping":

@@ -40,6 +40,8 @@ class Admission:
     queue_bytes: int
     subscriptions: tuple[tuple[int, str, bool], ...] = ()
     """Handle, pattern, and whether the runtime owns it: interceptors, and what an earlier epoch acknowledged."""
+    standby: bool = False
+    """Its subscriptions reach it not yet, or no more: another instance of its capsule has them (`Router.succeed`)."""
 
 
 @dataclass(eq=False)
@@ -129,6 +131,8 @@ class Member:
     late: int = 0
     """What it said too late: answers to requests that were over, losses of such, ends of subscriptions that there
     were no more."""
+    standby: bool = False
+    """See `Admission`. What it subscribes to is noted, and matches nothing."""
     table_changed: bool = False
     """Whether its subscriptions differ from what the supervisor was last told."""
 

@@ -30,7 +30,7 @@ class Notes:
         if route.watched:
             self.watchers.see(route.segments, seen)
         if route.retained:
-            kept = Retained(seen.origin, seen.time_ms, seen.topic, route.segments, seen.payload)
+            kept = Retained(seen.origin, seen.time_ms, seen.topic, route.segments, seen.payload, seen.seq)
             self.shelves.keep(admission.name, kept, admission.queue_bytes)
 
     def caused(self, cause: Stamp, seq: int, now_ms: int, topic: bytes, origin: int) -> None:

@@ -136,6 +136,10 @@ class Outbox:
         del self.control[:count]
         return greeting
 
+    def forget_introductions(self, gone: set[int]) -> None:
+        """Let go of those that wait, of origins that nothing names any more: who does not read would pile them up."""
+        self.control = [record for record in self.control if records.introduced(record) not in gone]
+
     def deaf(self) -> bool:
         """Whether so many control records wait, or so much in answers to requests, that its capsule must not be read
         until it has taken some: what it asks for is not held to the bounds of the queue."""

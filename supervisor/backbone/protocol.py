@@ -1,6 +1,6 @@
 """What the supervisor and the backbone tell each other: CBOR items behind a length, over a socket pair.
 
-To the backbone:   configure, attach, begin, detach, figures, ping, publish, tap, untap, trace, stop
+To the backbone:   configure, attach, begin, detach, succeed, figures, ping, publish, tap, untap, trace, stop
 To the supervisor: subscriptions, detached, figures, pong, published, tapped, traced, fault
 
 The supervisor sends `configure`, the members that live already as `attach`, and then `begin`: no worker is

@@ -26,6 +26,8 @@ class Retained(NamedTuple):
     topic: bytes
     segments: Segments
     payload: bytes
+    seq: int = 0
+    """The global sequence number that it was published with."""
 
 
 @dataclass

@@ -86,6 +86,7 @@ class Router(Delivery):
             bucket=Bucket(max(1, byte_rate), max(1, message_rate), now),
             control_bucket=Bucket(CONTROL_RATE, CONTROL_RATE, now),
             origin=origin,
+            standby=admission.standby,
         )
         self.members[admission.index] = member
         for handle, text, runtime_owned in admission.subscriptions:
@@ -115,11 +116,28 @@ class Router(Delivery):
         self.forget_routes()
         last = figures(member, self._conversations.waiting(member))
         for subscription in member.subscriptions.values():
-            self._table.remove(subscription.pattern, subscription)
+            self._unlist(member, subscription)
         del self.members[index]
         member.outbox.clear()
         self._conversations.ended(index)
         return last
+
+    def succeed(self, new: int, old: int) -> None:
+        """Between two messages: what `old` is subscribed to reaches it no more, and `new`, which stood by, gets what it
+        has subscribed to itself. What waits for `old` stays there, and is read by it or counted as left."""
+        self.forget_routes()
+        if (before := self.members.get(old)) is not None:
+            for subscription in before.subscriptions.values():
+                self._unlist(before, subscription)
+            before.standby = True
+        member = self.members[new]
+        member.standby = False
+        for subscription in member.subscriptions.values():
+            self._table.add(subscription.pattern, subscription)
+            for each in self.notes.shelves.matching(subscription.pattern):
+                if each.seq > subscription.since:  # what was retained before that it has got
+                    self._hand_over(member, subscription, each)
+            subscription.since = self.seq
 
     # ── frames come in ───────────────────────────────────────────────────────────────────────────
 
@@ -369,7 +387,7 @@ class Router(Delivery):
             return
         self.forget_routes()
         del member.subscriptions[handle]
-        self._table.remove(subscription.pattern, subscription)
+        self._unlist(member, subscription)
         member.closed_matched += subscription.matched - member.outbox.release(subscription)
         member.closed_lagged += subscription.lagged
         member.table_changed = True
@@ -381,7 +399,8 @@ class Router(Delivery):
         """Begin a subscription, with what is retained for it. Returns what that was worth, in control records."""
         subscription = Subscription(member.admission.index, handle, text, pattern, runtime_owned, self.seq)
         member.subscriptions[handle] = subscription
-        self._table.add(pattern, subscription)
+        if not member.standby:
+            self._table.add(pattern, subscription)
         shelves = self.notes.shelves
         kept = shelves.matching(pattern)
         for each in kept:
@@ -389,6 +408,11 @@ class Router(Delivery):
         size = sum(len(each.payload) for each in kept)
         looked = shelves.looked_through(pattern)
         return looked // LOOKED_THROUGH + len(kept) // HANDED_OVER + size // HANDED_OVER_BYTES
+
+    def _unlist(self, member: Member, subscription: Subscription) -> None:
+        """Nothing reaches it any more."""
+        if not member.standby:
+            self._table.remove(subscription.pattern, subscription)
 
     def _hand_over(self, member: Member, subscription: Subscription, kept: Retained) -> None:
         """A retained message to a late subscriber, and to nobody else: under a number of its own, as sent now."""
@@ -419,6 +443,7 @@ class Router(Delivery):
         gone = self.origins.forget(named)
         for member in self.members.values():
             member.known_origins -= gone
+            member.outbox.forget_introductions(gone)
 
     def forget_routes(self) -> None:
         """Have all routes built anew: somebody has come, gone, or wants other topics."""

@@ -5,39 +5,30 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import queue
+import signal
 import sys
-import threading
-import time
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import FrameType
 
 from capsuled.proto._version import __version__
 from capsuled.proto.control import Exit
-from capsuled.supervisor import catalogue, configuration
+from capsuled.supervisor import catalogue, configuration, ownlog
 from capsuled.supervisor.configuration import Configuration, ConfigurationInvalid
 
 LOG = logging.getLogger("capsuled")
 
-WAITING_LINES = 10_000
-"""Of our own log, while nobody reads our standard error; more are lost, and counted."""
-
-LAST_LINES_SECONDS = 1.0
-"""How long the end waits until the last lines have been taken."""
-
-_LEVELS = {
-    "trace": logging.DEBUG,
-    "debug": logging.DEBUG,
-    "info": logging.INFO,
-    "warn": logging.WARNING,
-    "error": logging.ERROR,
-}
+ENDED_BY_TERM = 128 + signal.SIGTERM
+"""What shells and container engines make of an end by SIGTERM."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    if os.getpid() == 1:
+        # The first process of a container has to say that TERM ends it: without a handler nothing would happen. The
+        # daemon puts its own in place as soon as there is something to be graceful to.
+        signal.signal(signal.SIGTERM, _end_at_once)
     given = parser().parse_args(argv)
     if given.command == "version":
         print(f"capsuled {__version__}")
@@ -50,7 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         from capsuled.supervisor.commands.doctor import doctor
 
         return doctor(given.config)
-    return run(given.config, given.capsules, insecure=given.insecure)
+    return run(given.config, given.capsules, insecure=given.insecure, ready_fd=given.ready_fd)
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    os._exit(ENDED_BY_TERM)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -71,6 +66,12 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="run capsules even where nothing holds a guest that breaks out of its engine (mode E)",
     )
+    run_it.add_argument(
+        "--ready-fd",
+        type=_ready_fd,
+        metavar="N",
+        help="an open descriptor, to which a newline is written when the control socket answers (s6)",
+    )
     check_it = commands.add_parser(
         "check", help="read manifests and configuration, tell every fault, start nothing"
     )
@@ -90,12 +91,27 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def run(config: Path | None, folders: Sequence[Path] | None, *, insecure: bool = False) -> Exit:
+def _ready_fd(given: str) -> int:
+    from capsuled.supervisor import notify
+
+    try:
+        return notify.check_ready_fd(int(given))
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from exc
+
+
+def run(
+    config: Path | None,
+    folders: Sequence[Path] | None,
+    *,
+    insecure: bool = False,
+    ready_fd: int | None = None,
+) -> Exit:
     """Supervise until a signal ends it."""
     # Here, so that `check` and `version` need neither Trio nor the control server.
     import trio
 
-    from capsuled.supervisor import daemon
+    from capsuled.supervisor import daemon, notify
     from capsuled.supervisor.control.listening import CannotListen
     from capsuled.supervisor.folders import CannotStart
 
@@ -104,12 +120,11 @@ def run(config: Path | None, folders: Sequence[Path] | None, *, insecure: bool =
         if folders is not None:
             _check_folders(folders)
             using = replace(using, capsules=tuple(folder.absolute() for folder in folders))
-        with _logging_to_stderr(using):
+        with ownlog.to_stderr(using.log):
+            told = notify.heed(os.environ, os.getpid())
             found = catalogue.load(using.capsules, using)
-            for fault in found.faults:
-                LOG.error("left out: %s", fault)
             try:
-                trio.run(partial(daemon.run, using, found, insecure=insecure))
+                trio.run(partial(daemon.run, using, found, insecure=insecure, told=told, ready_fd=ready_fd))
             except (CannotStart, CannotListen):
                 raise
             except Exception:
@@ -149,57 +164,6 @@ def _check_folders(folders: Sequence[Path]) -> None:
             raise CannotStart(
                 f"cannot look for capsules in {folder}: it does not exist: name another --capsules"
             )
-
-
-@contextmanager
-def _logging_to_stderr(using: Configuration) -> Generator[None, None, None]:
-    """One line for each fact, with the time in UTC."""
-    formatter = logging.Formatter(
-        "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S"
-    )
-    formatter.converter = time.gmtime
-    handler = _Patient(sys.stderr.fileno())
-    handler.setFormatter(formatter)
-    logging.basicConfig(level=_LEVELS[using.log.level], handlers=[handler])
-    try:
-        yield
-    finally:
-        handler.finish()
-
-
-class _Patient(logging.Handler):
-    """Lines to a descriptor, by a thread: a reader that has stopped to read holds nobody up."""
-
-    def __init__(self, fd: int) -> None:
-        super().__init__()
-        self._fd = fd
-        self._lines: queue.Queue[bytes | None] = queue.Queue(WAITING_LINES)
-        self._lost = 0
-        # A daemon, so that one which waits for its reader does not outlive us.
-        self._thread = threading.Thread(target=self._write_all, daemon=True)
-        self._thread.start()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        line = self.format(record) + "\n"
-        lost = f"({self._lost} lines are lost: nobody read them)\n" if self._lost else ""
-        try:
-            self._lines.put_nowait((lost + line).encode(errors="backslashreplace"))
-            self._lost = 0
-        except queue.Full:
-            self._lost += 1
-
-    def finish(self) -> None:
-        """Write what waits, as far as it is read now."""
-        with suppress(queue.Full):
-            self._lines.put_nowait(None)
-            self._thread.join(LAST_LINES_SECONDS)
-
-    def _write_all(self) -> None:
-        while (line := self._lines.get()) is not None:
-            # Not by sys.stderr, whose lock a write that hangs would hold when the interpreter ends.
-            with suppress(OSError):  # a closed one: there is nobody to tell
-                while line:
-                    line = line[os.write(self._fd, line) :]
 
 
 if __name__ == "__main__":

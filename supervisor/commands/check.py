@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from capsuled.proto.control import Exit
-from capsuled.supervisor import catalogue, configuration
+from capsuled.supervisor import catalogue, configuration, startorder
+from capsuled.supervisor.catalogue import Catalogue
 from capsuled.supervisor.configuration import Configuration, ConfigurationInvalid
 from capsuled.supervisor.faults import Fault
 from capsuled.supervisor.manifest import CONFIGURATION
@@ -32,10 +33,17 @@ def check(paths: Sequence[Path], config: Path | None) -> Exit:
     folders = [path for path in paths if path not in files] if paths else using.capsules
     found = catalogue.load(folders, using, check=True)
     findings.extend(found.faults)
+    findings.extend(_never_started(found))
     for fault in sorted(findings, key=lambda each: each.file):
         print(fault)
     print(_summary(len(found.entries), findings))
     return Exit.FAILED if findings else Exit.DONE
+
+
+def _never_started(found: Catalogue) -> Iterator[Fault]:
+    order = startorder.order({name: entry.manifest for name, entry in found.entries.items()})
+    for unmet in order.unmet:
+        yield Fault(str(found.entries[unmet.capsule].manifest_path), unmet.key, unmet.sentence)
 
 
 def _read(file: Path, base: Configuration, findings: list[Fault]) -> Configuration:

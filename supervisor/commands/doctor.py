@@ -24,7 +24,7 @@ def doctor(config: Path | None) -> Exit:
     try:
         using = configured(config)
         # Not the supervisor's, which may run at this moment.
-        with cgroups.opened(f"doctor {os.getpid()}") as groups:
+        with cgroups.opened(cgroups.passer_by()) as groups:
             probed = trio.run(probe.probe, using.isolation.numbers()[0], groups)
     except ConfigurationInvalid as exc:
         for fault in exc.faults:

@@ -111,6 +111,10 @@ class Operations(Protocol):
         """
         ...
 
+    async def recall_logs(self, name: str) -> None:
+        """Bring back what a supervisor before this one has logged of it, so that `logs` has it too."""
+        ...
+
     async def reload(self, *, dry_run: bool) -> JsonObject:
         """Read the manifests again and set going what follows from them; with `dry_run` only say what would.
 
@@ -130,7 +134,9 @@ class Operations(Protocol):
         ...
 
     def logs(self, name: str, lines: int, since: datetime | None) -> Sequence[JsonObject]:
-        """The last `lines` log lines that are kept, oldest first, none older than `since` (aware, UTC)."""
+        """The last `lines` log lines that are kept, oldest first, from the first one on that is not older than `since`
+        (aware, UTC).
+        """
         ...
 
     def follow_logs(self, name: str) -> AbstractContextManager[Follower]:

@@ -55,7 +55,7 @@ class Call(NamedTuple):
     request: Request
 
 
-Handler = Callable[[Call], Answer | Streamed | Awaitable[Answer]]
+Handler = Callable[[Call], Answer | Streamed | Awaitable[Answer | Streamed]]
 """Only a handler that can block returns an awaitable."""
 
 
@@ -103,11 +103,13 @@ async def _reload(call: Call) -> Answer:
     return _document(plan, HTTPStatus.ACCEPTED if going else HTTPStatus.OK)
 
 
-def _logs(call: Call) -> Answer | Streamed:
+async def _logs(call: Call) -> Answer | Streamed:
     name = call.names["name"]
     lines = parameters.count(call.given, "lines", DEFAULT_LOG_LINES, MAX_LOG_LINES)
     since = parameters.time(call.given, "since")
-    if not parameters.flag(call.given, "follow"):
+    follow = parameters.flag(call.given, "follow")
+    await call.operations.recall_logs(name)
+    if not follow:
         return _lines(call.operations.logs(name, lines, since))
     # Follow first, read second, no checkpoint in between: nothing is missing and nothing comes twice.
     follower = call.held.enter_context(call.operations.follow_logs(name))

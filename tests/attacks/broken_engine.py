@@ -65,9 +65,9 @@ def break_open() -> None:
 
 def leave_out(names: Sequence[str]) -> None:
     """Have the worker not take these steps when it seals itself."""
-    plan = sealing.plan
-    sealing.plan = lambda order, supervisor: tuple(
-        step for step in plan(order, supervisor) if step.name not in names
+    carry_out = sealing.carry_out
+    sealing.carry_out = lambda steps, whom="worker": carry_out(
+        (step for step in steps if step.name not in names), whom
     )
 
 

@@ -54,6 +54,9 @@ SEALED: Mapping[str, str] = {
     "map-shared": PERM,
     "map-private": "refused ENOMEM",
     "map-read-only": PERM,
+    "map-huge": PERM,
+    "grow-stack": "killed SIGSEGV",
+    "page-tables": "refused ENOMEM",
     "raise-limit": KILLED,
     "sysv-shm": KILLED,
 }
@@ -71,6 +74,7 @@ TWO_WALLS = (
     ),
     *("leave-cgroup", "inherited"),
     *("fork", "execve", "ptrace", "setuid", "capset", "mount", "map-private"),
+    *("map-shared", "map-read-only", "grow-stack", "page-tables"),
 )
 """Refused without seccomp too, by another layer."""
 
@@ -84,15 +88,9 @@ SECCOMP_ALONE = (
 )
 """Let through where seccomp is missing: the process's own memory, its own namespace's, and its own group.
 
-Shared memory, and memory that is made read-only, are let through as well where no control group limits them
-(`MEMORY`).
-
 Of the rest of `SEALED` nothing is said without seccomp: their arguments are ones that the kernel itself refuses, or
 nothing is there to be reached, so that a refusal would prove nothing.
 """
-
-MEMORY = ("map-shared", "map-read-only")
-"""What no limit of the process counts: held by seccomp, and by a control group where there is one."""
 
 OUT_OF_MEMORY = "oom" if control_groups.USABLE else "THROUGH"
 """What becomes of who takes more memory than he may, where only a control group counts it."""
@@ -106,6 +104,7 @@ WITHOUT: Mapping[str, Mapping[str, str]] = {
     "landlock": {},
     "descriptors": {},
     "cgroup": {},
-    "rlimits": {"map-private": OUT_OF_MEMORY},
+    "rlimits": {},
+    "addresses": {"grow-stack": OUT_OF_MEMORY, "page-tables": OUT_OF_MEMORY},
 }
 """What is different from `SEALED` where one layer is missing. All else is held by another one."""

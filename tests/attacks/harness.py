@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ..support.daemon import Daemon
+from ..support.daemon import Daemon, configured
 from ..support.guests import Program, text
 
 ROOT = os.getuid() == 0
@@ -71,7 +71,7 @@ class Attacked(Daemon):
         self, configuration: str = "", arguments: Iterable[str] = (), stderr: int = subprocess.PIPE
     ) -> subprocess.Popen[bytes]:
         path = self.folder / "capsuled.toml"
-        path.write_text(f'capsules = ["capsules"]\nruntime_dir = "rt"\nstate_dir = "st"\n{configuration}\n')
+        path.write_text(configured(configuration))
         lacking = json.dumps(
             {"calls": self.calls, "believe": False, "cgroup": self.cgroup, "skipped": self.skipped}
         )

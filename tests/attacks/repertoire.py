@@ -121,6 +121,31 @@ def _take_and_protect() -> None:
 _kept: list[mmap.mmap] = []
 
 
+def _grow_stack() -> None:
+    """A stack may grow by RLIMIT_STACK, and so may each part of it that is cut off by another protection."""
+    part = 2 * 1024 * 1024 - 64 * 1024
+    low = (ctypes.c_void_p.in_dll(_libc, "__libc_stack_end").value or 0) & -_PAGE
+    protection = mmap.PROT_WRITE
+    for _ in range(_LARGE // part):
+        low -= part
+        ctypes.memset(low, 1, part if _cut else _PAGE)
+        if _libc.mprotect(ctypes.c_void_p(low), ctypes.c_size_t(_PAGE), protection) < 0:
+            raise OSError(ctypes.get_errno(), "mprotect")
+        _cut.append(low)
+        protection ^= mmap.PROT_READ
+
+
+_cut: list[int] = []
+
+
+def _fill_page_tables() -> None:
+    """One look at each 2 MiB of what is only read costs the kernel a page that no limit of the process counts."""
+    step = 2 * 1024 * 1024
+    with mmap.mmap(-1, _LARGE // _PAGE * step, _PRIVATE | _NO_RESERVE, mmap.PROT_READ) as mapped:
+        for at in range(0, len(mapped), step):
+            mapped[at]
+
+
 def _fork() -> None:
     if os.fork() == 0:
         os._exit(0)
@@ -137,6 +162,7 @@ def _all_capabilities() -> None:
     _call(126, ctypes.addressof(header), ctypes.addressof(sets))
 
 
+_NO_RESERVE, _HUGE = 0x4000, 0x4_0000
 _PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 _SHARED = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS
 _DATA = mmap.PROT_READ | mmap.PROT_WRITE
@@ -190,6 +216,9 @@ ATTACKS: Mapping[str, Callable[[], object]] = {
     "map-shared": _take(_SHARED, _DATA, _LARGE),
     "map-private": _take(_PRIVATE, _DATA, _LARGE),
     "map-read-only": _take_and_protect,
+    "map-huge": lambda: mmap.mmap(-1, 2 * 1024 * 1024, _PRIVATE | _HUGE, mmap.PROT_READ),
+    "grow-stack": _grow_stack,
+    "page-tables": _fill_page_tables,
     "raise-limit": _raw(160, 7, 0),
     "sysv-shm": _raw(29, 0, _PAGE, 0o1600),
 }

@@ -106,6 +106,38 @@ def chatterer(lines: int, size: int) -> bytes:
     return program.wasm()
 
 
+def counter(lines: int, pause: int = 0) -> bytes:
+    """Logs the numbers from 000000 on, then is ready and waits. With a `pause` of so many milliseconds after each, it
+    is ready before, and returns when it is cancelled. Needs the grant `QUIET`."""
+    program = Program()
+    handle = program.call("ipc_subscribe", text("quiet.never"), quiet=True)
+    if pause:
+        program.call("ready", quiet=True)
+    part = program.part()
+    part.raw("(drop (call $log (i32.const 2) (i32.const 100) (i32.const 6))) (call $count)")
+    if pause:
+        part.call("ipc_recv", handle, pause, buffer(64), quiet=True)
+        cancelled = part.call("cancelled", quiet=True)
+        part.raw(f"local.get $r{cancelled.number} i32.wrap_i64 br_if 1")
+    program.loop(lines, part)
+    if not pause:
+        program.call("ready", quiet=True)
+    program.call("ipc_recv", handle, 60_000, buffer(64), quiet=True)
+    return program.wasm(_COUNT)
+
+
+_COUNT = """(data (i32.const 100) "000000")
+(func $count (local $at i32)
+  (local.set $at (i32.const 105))
+  (block $done (loop $next
+    (i32.store8 (local.get $at) (i32.add (i32.load8_u (local.get $at)) (i32.const 1)))
+    (br_if $done (i32.le_u (i32.load8_u (local.get $at)) (i32.const 57)))
+    (i32.store8 (local.get $at) (i32.const 48))
+    (local.set $at (i32.sub (local.get $at) (i32.const 1)))
+    (br $next))))"""
+"""One more, in the six digits at 100."""
+
+
 def printer(output: bytes, count: int) -> bytes:
     """Writes `output` to its standard output so many times, by WASI, and returns."""
     size, escaped = len(output), "".join(f"\\{byte:02x}" for byte in output)

@@ -80,7 +80,7 @@ class Hostile:
             ReadyMade(),
             unconfined(),
             self.book,
-            on_report or self.reports.append,
+            lambda _, report: (on_report or self.reports.append)(report),
         )
         self.ending: Ending | None = None
         self._late = False

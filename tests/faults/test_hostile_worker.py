@@ -13,6 +13,7 @@ from capsuled.proto.reports import Listening, Report
 from capsuled.supervisor import exits
 from capsuled.supervisor.exits import Intent
 from capsuled.supervisor.instance import DRAIN_SECONDS, MAX_REPORTS, Ending
+from capsuled.supervisor.output import LINE_BYTES
 
 from .hostile import Hostile, worker
 
@@ -118,6 +119,27 @@ def test_a_flood_of_log_packets_is_bounded(tmp_path: Path, monkeypatch: pytest.M
         assert 0 < len(hostile.offered) < 1024 * (1 + 1.5 + DRAIN_SECONDS + 2)
 
     trio.run(main)
+
+
+def test_what_a_flooder_leaves_at_its_end_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It fills its socket at once and ends: a second's worth is kept, the newest; the rest is counted as cut."""
+    worker(
+        monkeypatch,
+        "packets = [loglines.pack(loglines.STREAMS[0], 2, b'%06d' % n + b'x' * 994) for n in range(1000)]\n"
+        "log.setblocking(False)\nsent = 0\n"
+        "try:\n for packet in packets: log.send(packet); sent += 1\nexcept OSError: pass\n"
+        "os._exit(3)",
+    )
+    hostile = Hostile(tmp_path)
+    ending = trio.run(hostile.run)
+    kept = [int(line[:6]) for line in hostile.lines("guest")]
+    # One second's worth while it lived, another at its end.
+    assert 0 < len(kept) <= 2 * 64 * 1024 // (1000 + LINE_BYTES) + 2
+    assert ending.claims is not None
+    assert ending.claims.logs_cut > 0
+    assert kept[-1] == len(kept) + ending.claims.logs_cut - 1
+    (told,) = hostile.lines("supervisor")
+    assert told.startswith(f"cut: {ending.claims.logs_cut} lines ")
 
 
 def test_who_hears_no_cancel_and_no_term_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

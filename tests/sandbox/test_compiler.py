@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -131,6 +132,25 @@ def test_it_is_held_to_its_limits() -> None:
     }
     assert fds == [0, 1, 2]
     assert no_new_privs == "1"
+
+
+def test_its_address_space_is_bounded() -> None:
+    """Memory that RLIMIT_DATA does not count: as much as its threads need, and one byte more is refused."""
+    code = (
+        "import mmap; most = resource.getrlimit(resource.RLIMIT_AS)[1];"
+        "used = int(open('/proc/self/statm').read().split()[0]) * mmap.PAGESIZE;"
+        "take = lambda size: mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ).close();"
+        "take(most - used - 8 * 1024 * 1024);"
+        "refused = 0\n"
+        "    try: take(most - used + mmap.PAGESIZE)\n"
+        "    except OSError as exc: refused = exc.errno\n"
+        "    return json.dumps([most - used, refused]).encode()"
+    )
+    done = instead(code)
+    assert done.returncode == compiling.DONE, done
+    room, refused = json.loads(done.stdout)
+    assert refused == errno.ENOMEM
+    assert 0 < room <= ORDER.process_memory + compiler.NO_DATA
 
 
 @pytest.mark.parametrize(

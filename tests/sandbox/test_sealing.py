@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -93,10 +94,11 @@ def test_seccomp_comes_in_two_stages() -> None:
     assert [step.name for step in sealing.before_module(full)] == ["seccomp, first stage"]
     assert [step.name for step in sealing.before_guest(full)] == [
         "no more processes",
+        "address space",
         "seccomp, second stage",
     ]
     assert sealing.before_module(bare) == ()
-    assert [step.name for step in sealing.before_guest(bare)] == ["no more processes"]
+    assert [step.name for step in sealing.before_guest(bare)] == ["no more processes", "address space"]
 
 
 def test_making_the_plan_does_nothing() -> None:
@@ -232,6 +234,38 @@ def test_a_sealed_process_has_its_limits(sealed: Any) -> None:
         _, ceiling = resource.getrlimit(number)
         ceiling = wanted[number][1] if ceiling == resource.RLIM_INFINITY else ceiling
         assert (soft, hard) == tuple(min(each, ceiling) for each in wanted[number])
+
+
+ADDRESSES = """
+import mmap
+def size(): return int(open("/proc/self/statm").read().split()[0]) * mmap.PAGESIZE
+found, real = sealing.mapped(), size()
+sealing.bound_addresses(8 << 20)
+def take(size): mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, 0).close()
+most = resource.getrlimit(resource.RLIMIT_AS)[1]
+take(most - size())
+refused = 0
+try: take(most - size() + mmap.PAGESIZE)
+except OSError as exc: refused = exc.errno
+print(json.dumps([found, real, most, refused]))
+"""
+
+
+@pytest.mark.parametrize("hard", [None, 1 << 34])
+def test_what_is_mapped_is_found_out_and_bounded(hard: int | None) -> None:
+    """To the page, without /proc, whether or not the system has a limit of its own; one page more is refused."""
+    tighter = f"resource.setrlimit(resource.RLIMIT_AS, ({hard}, {hard}))" if hard else ""
+    code = f"import json, resource\n{tighter}\nfrom capsuled.sandbox import sealing\n{ADDRESSES}"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code],
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    found, real, most, refused = json.loads(done.stdout)
+    assert abs(found - real) < MIB  # reading the other figure takes a little
+    assert found < most <= found + 9 * MIB
+    assert refused == errno.ENOMEM
 
 
 def test_only_the_kept_descriptors_are_open(sealed: Any) -> None:

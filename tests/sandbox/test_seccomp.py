@@ -24,6 +24,7 @@ both_stages = pytest.mark.parametrize("stage", STAGES)
 PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
 MAP_SHARED, MAP_PRIVATE, MAP_SHARED_VALIDATE, MAP_ANONYMOUS, MAP_NORESERVE = 1, 2, 3, 0x20, 0x4000
 MAP_GROWSDOWN = 0x100
+MAP_HUGETLB = 0x4_0000
 THREAD = 0x003D_0F00  # as strace(1) shows it of pthread_create(3)
 
 STEADY = [
@@ -167,6 +168,7 @@ CASES: list[tuple[str, tuple[int, ...], Action, Action]] = [
     ("mmap", (0, 4096, PROT_READ, MAP_SHARED_VALIDATE | MAP_ANONYMOUS), Action.EPERM, Action.EPERM),
     ("mmap", (0, 4096, PROT_EXEC, MAP_SHARED | MAP_ANONYMOUS), Action.EPERM, Action.EPERM),
     ("mmap", (0, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_GROWSDOWN), Action.EPERM, Action.EPERM),
+    ("mmap", (0, 4096, PROT_READ, MAP_PRIVATE | MAP_HUGETLB), Action.EPERM, Action.EPERM),
     ("mprotect", (0, 4096, PROT_READ | PROT_WRITE), Action.ALLOW, Action.ALLOW),
     ("mprotect", (0, 4096, PROT_WRITE), Action.ALLOW, Action.ALLOW),
     ("mprotect", (0, 4096, PROT_READ), Action.ALLOW, Action.EPERM),
@@ -200,7 +202,7 @@ CASES: list[tuple[str, tuple[int, ...], Action, Action]] = [
         ("sched_setscheduler", (0, policy), Action.EPERM, Action.EPERM)
         for policy in (1, 2, 3, 6, 0x4000_0000)
     ),
-    ("prlimit64", (0, 6), Action.ALLOW, Action.EPERM),
+    *(("prlimit64", (0, which), Action.ALLOW, Action.EPERM) for which in (6, 9)),
     *(("prlimit64", (0, which), Action.EPERM, Action.EPERM) for which in (0, 2, 5, 7)),
     ("prlimit64", (1, 6), Action.EPERM, Action.EPERM),
     ("seccomp", (1, 1), Action.ALLOW, Action.KILL),

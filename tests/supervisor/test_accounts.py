@@ -46,7 +46,7 @@ def figures(index: int, *subscriptions: tuple[int, str, int], **more: int) -> di
 
 
 def document(accounts: Accounts, **live: tuple[int, Claims | None, dict[str, Any] | None]) -> dict[str, Any]:
-    claims = {name: (index, claimed) for name, (index, claimed, _) in live.items()}
+    claims = {name: [(index, claimed)] for name, (index, claimed, _) in live.items()}
     told = {index: each for index, _, each in live.values() if each is not None}
     retained = {"idle": {"retained": 2, "retained_bytes": 30, "retained_evicted": 1}}
     return dict(accounts.document(claims, BusFigures(1, told, retained, {}), ["echo", "idle"]))

@@ -142,21 +142,35 @@ def test_a_processs_own_limit_comes_first() -> None:
     assert found.processes == PROCESSES
 
 
-def test_oom_kills_are_read() -> None:
-    """From the file of either version; a kernel that does not count them says nothing."""
-    assert cgroup_layout.oom_kills("low 0\nhigh 0\nmax 12\noom 3\noom_kill 2\noom_group_kill 0") == 2
-    assert cgroup_layout.oom_kills("oom_kill_disable 0\nunder_oom 0\noom_kill 5") == 5
-    assert cgroup_layout.oom_kills("oom_kill_disable 0\nunder_oom 0") == 0
+@pytest.mark.parametrize(
+    ("version", "files", "kills"),
+    [
+        (2, ["low 0\nhigh 0\nmax 12\noom 3\noom_kill 2\noom_group_kill 0"], 2),
+        (2, ["low 3\nhigh 0\nmax 0\noom 0\noom_kill 1"], 0),
+        (1, ["oom_kill_disable 0\nunder_oom 0\noom_kill 5", str(64 << 20)], 5),
+        (1, ["oom_kill_disable 0\nunder_oom 0\noom_kill 5", str(60 << 20)], 0),
+        (1, ["oom_kill_disable 0\nunder_oom 0", str(64 << 20)], 0),
+    ],
+)
+def test_oom_kills(version: int, files: list[str], kills: int) -> None:
+    """Those of a group that has met its own limit; else they were for others' sake. Some kernels do not count."""
+    tree = Tree(version, ("memory",), "/", Path("/x"))
+    assert len(cgroup_layout.oom_files(tree)) == len(files)
+    assert cgroup_layout.oom_kills(tree, files, CAPS._replace(memory=64 << 20)) == kills
 
 
-def test_a_limit_that_was_met() -> None:
-    """The group's own, in the file of either version; else it was killed for somebody else's."""
-    two, one = Tree(2, CONTROLLERS, "/", Path("/x")), Tree(1, ("memory",), "/", Path("/x"))
-    caps = CAPS._replace(memory=64 << 20)
-    assert cgroup_layout.met(two, "low 0\nhigh 0\nmax 12\noom 0\noom_kill 1", caps)
-    assert not cgroup_layout.met(two, "low 3\nhigh 0\nmax 0\noom 0\noom_kill 1", caps)
-    assert cgroup_layout.met(one, str(64 << 20), caps)
-    assert not cgroup_layout.met(one, str(60 << 20), caps)
+def test_a_second_mount_of_the_same() -> None:
+    """The first one that can be written is taken."""
+    line = "31 1 0:9 / {} {} - cgroup c rw,{}"
+    mounts = [
+        line.format("/ro/memory", "ro,nosuid", "memory"),
+        line.format("/one/memory", "rw", "memory"),
+        line.format("/two/memory", "rw", "memory"),
+        line.format("/one/pids", "rw", "pids"),
+        line.format("/one/cpu", "rw", "cpu"),
+    ]
+    (way,) = cgroup_layout.trees("\n".join(mounts), "3:memory:/\n2:pids:/\n1:cpu:/")
+    assert {str(tree.folder) for tree in way} == {"/one/memory", "/one/pids", "/one/cpu"}
 
 
 def test_mount_points_that_hold_separators() -> None:

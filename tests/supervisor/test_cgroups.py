@@ -205,6 +205,34 @@ def test_what_a_killed_supervisor_has_left() -> None:
         other.remove()
 
 
+def test_what_cannot_be_removed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where something in it does not end the groups are not used: the next workers would find their names taken."""
+    monkeypatch.setattr(cgroups, "REMOVE_SECONDS", 0.0)
+    (tmp_path / "capsuled-me-1/inside").mkdir(parents=True)
+    (tmp_path / "capsuled-me-1/cgroup.procs").write_text("")
+
+    def never(_: Path) -> bool:
+        return False
+
+    monkeypatch.setattr(cgroups, "_removed", never)
+    groups = Groups((Tree(1, CONTROLLERS, "/", tmp_path),), "capsuled-me-")
+    with pytest.raises(Unavailable, match=r"cannot remove .*capsuled-me-1: something in it does not end"):
+        groups.clean()
+
+
+@control_groups.needed
+def test_what_passers_by_have_left() -> None:
+    """The next who opens any takes it away, unless its owner lives or something is in it."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        left = cgroups.possible(f"pid{process.pid}")[-1]
+        left.named("probe", CAPS).make()
+        with cgroups.opened(WHOSE):
+            assert list(left.folders())
+        process.kill()
+    with cgroups.opened(WHOSE):
+        assert list(left.folders()) == []
+
+
 def test_a_share_that_the_group_around_it_has_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Version 1 refuses it with EINVAL: what there is holds, and that is what is told; nothing else is passed over."""
     tree = Tree(1, ("cpu",), "/", tmp_path)

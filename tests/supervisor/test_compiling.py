@@ -188,6 +188,28 @@ def test_a_clone_that_cannot_be_followed_is_killed(launcher: str, told: str) -> 
     assert told in found.message
 
 
+def test_a_clone_that_cannot_be_limited_is_not_the_modules_fault(
+    confining: Confining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is killed, and what is told is that it could not be put into its control group."""
+    joining: list[int] = []
+
+    def join(_: Group, pid: int) -> None:
+        joining.append(pid)
+        if len(joining) > 1:
+            raise PermissionError(1, "Operation not permitted", "cgroup.procs")
+
+    monkeypatch.setattr(Group, "join", join)
+
+    async def main(compiler: Compiler) -> None:
+        with pytest.raises(CannotCompile, match=r"cannot compile: .*cgroup\.procs") as failed:
+            await compiler.compile(JOB)
+        assert failed.value.status is None
+
+    using(made(confine=confining.confinement), main)
+    assert len(joining) == 2, "it needs namespaces, which this machine had"
+
+
 def test_a_module_is_compiled_once() -> None:
     """The first start costs a process, the next none; another module has a process of its own."""
 

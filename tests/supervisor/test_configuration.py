@@ -96,7 +96,7 @@ def test_nothing_said() -> None:
     assert not BASE.allow_unhashed
     assert BASE.isolation == Isolation("best")
     assert (BASE.limits.total_capsules, BASE.limits.total_queue_bytes) == (1000, 256 * MIB)
-    assert BASE.log == Log("info", 1000, 256 * KIB, 10 * MIB, 5)
+    assert BASE.log == Log("info", 1000, 256 * KIB, 10 * MIB, 5, "auto", "text")
 
 
 def test_everything() -> None:
@@ -124,6 +124,8 @@ ring_lines = 10
 ring_bytes = "4KiB"
 file_bytes = "1MiB"
 file_count = 0
+journal = "/run/systemd/journal.mine/socket"
+format = "json"
 """
     assert parse(text, Path("/etc/c/capsuled.toml"), BASE) == Configuration(
         capsules=(Path("/etc/c/capsules"), Path("/srv/capsules")),
@@ -133,7 +135,7 @@ file_count = 0
         control=Control(Path("/run/c.sock"), {"ops": Level.OPERATE, "monitoring": Level.READ}),
         allow_unhashed=True,
         limits=replace(LIMITS, memory=128 * MIB, total_capsules=10, total_queue_bytes=64 * MIB),
-        log=Log("debug", 10, 4 * KIB, MIB, 0),
+        log=Log("debug", 10, 4 * KIB, MIB, 0, "/run/systemd/journal.mine/socket", "json"),
     )
 
 
@@ -192,6 +194,10 @@ def test_socket(text: str, path: str) -> None:
         ("[log]\nring_bytes = 1023", "log.ring_bytes", "1023 is less than 1KiB"),
         ("[log]\nfile_bytes = '2GiB'", "log.file_bytes", "'2GiB' is more than 1GiB"),
         ("[log]\nfile_count = 101", "log.file_count", "101 is more than 100"),
+        ("[log]\nformat = 'xml'", "log.format", "write 'text' or 'json'"),
+        ("[log]\njournal = 'yes'", "log.journal", "'yes' is no journal: write \"auto\", true, false"),
+        ("[log]\njournal = 1", "log.journal", "1 is no journal"),
+        (f"[log]\njournal = '/{'x' * 107}'", "log.journal", "has 108 bytes, a socket's path has 107 at most"),
         ("a = \n", "line 1, column 5", "not TOML here"),
     ],
 )

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
 import trio
 
-from capsuled.supervisor import logfiles
-from capsuled.supervisor.logfiles import LogFiles
+from capsuled.proto.control import LogStream
+from capsuled.supervisor import logfiles, logline
+from capsuled.supervisor.control import shapes
+from capsuled.supervisor.control.shapes import JsonObject
+from capsuled.supervisor.logdisk import Disk, Item
+from capsuled.supervisor.logfiles import LogFiles, Recall
 
 from .control.serving import run
 
@@ -26,7 +32,8 @@ def read(path: Path) -> list[Mapping[str, int]]:
 
 
 def numbers(path: Path) -> list[int]:
-    return [each["n"] for each in read(path)]
+    """The lines' numbers; where lines are missing, how many, below zero."""
+    return [-each["lost"] if "lost" in each else each["n"] for each in read(path)]
 
 
 def test_each_capsule_has_its_file(tmp_path: Path) -> None:
@@ -63,7 +70,7 @@ def test_a_file_is_rotated_before_it_is_too_large(tmp_path: Path) -> None:
 def test_the_bound_is_exact(tmp_path: Path, size_before: int) -> None:
     """A line that just fits goes into the file; one byte more, and the file is rotated first."""
     encoded = len(json.dumps({"n": 1, "message": ""}, separators=(",", ":"))) + 1
-    (tmp_path / "a.log").write_bytes(b"x" * (size_before - encoded))
+    (tmp_path / "a.log").write_bytes(b"\n".rjust(size_before - encoded, b"x"))
 
     async def main() -> None:
         files = LogFiles(tmp_path, 999, 1)
@@ -114,12 +121,13 @@ def test_what_the_disk_is_too_slow_for_is_counted(tmp_path: Path, monkeypatch: p
         files.flush()
 
     run(main)
-    assert [each.get("n", -each.get("lost", 0)) for each in read(tmp_path / "a.log")] == [1, -2, 4]
+    assert numbers(tmp_path / "a.log") == [1, -2, 4]
 
 
 def test_what_the_disk_refuses_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A file that cannot be written is said once; when it can be again, the first line tells what is missing."""
     (tmp_path / "a.log").mkdir()
+    caplog.set_level(logging.INFO, "capsuled.logs")
 
     async def main() -> None:
         files = LogFiles(tmp_path, 1 << 20, 1)
@@ -134,24 +142,25 @@ def test_what_the_disk_refuses_is_counted(tmp_path: Path, caplog: pytest.LogCapt
         files.flush()
 
     run(main)
-    assert [each.get("n", -each.get("lost", 0)) for each in read(tmp_path / "a.log")] == [-3, 3, 4]
+    assert numbers(tmp_path / "a.log") == [-3, 3, 4]
     assert numbers(tmp_path / "b.log") == [0, 1, 2]
     assert [record.getMessage() for record in caplog.records] == [
-        f"cannot write {tmp_path / 'a.log'}: Is a directory: its lines are lost"
+        f"cannot write {tmp_path / 'a.log'}: Is a directory: its lines are lost",
+        "lines are written again",
     ]
 
 
 def test_nobody_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While a write hangs, lines are taken; a cancel waits for the write, and loses nothing that was offered."""
     hanging, go_on = threading.Event(), threading.Event()
-    write = LogFiles._write  # pyright: ignore[reportPrivateUsage]
+    write = Disk.write
 
-    def slow(self: LogFiles, path: Path, lines: list[bytes]) -> None:
+    def slow(self: Disk, capsule: str, items: Sequence[Item]) -> None:
         hanging.set()
         assert go_on.wait(20)
-        write(self, path, lines)
+        write(self, capsule, items)
 
-    monkeypatch.setattr(LogFiles, "_write", slow)
+    monkeypatch.setattr(Disk, "write", slow)
 
     async def main() -> None:
         files = LogFiles(tmp_path, 1 << 20, 1)
@@ -184,3 +193,134 @@ def test_a_cancel_that_comes_with_a_line_loses_neither(tmp_path: Path, _attempt:
 
     run(main)
     assert numbers(tmp_path / "a.log") == [1]
+
+
+NOON = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
+
+
+def line(text: str, capsule: str = "a") -> JsonObject:
+    return logline.make(NOON, capsule, "1f", LogStream.GUEST, "info", text).shape
+
+
+def session(folder: Path, *texts: str, max_bytes: int = 1 << 20, keep: int = 5) -> None:
+    """One supervisor writes these lines, and ends."""
+    files = LogFiles(folder, max_bytes, keep)
+    files.begin("a")
+    for text in texts:
+        files.offer("a", line(text))
+    files.flush()
+
+
+async def recalled(recall: Recall, lines: int = 1000, size: int = 1 << 20) -> list[object]:
+    found = await recall(lines, size)
+    assert found is not None
+    return [each.shape["message"] for each in found]
+
+
+def test_what_was_before_comes_back(tmp_path: Path) -> None:
+    """The newest lines of the supervisors before this one, and none of its own, whenever they are asked for."""
+
+    async def main() -> None:
+        session(tmp_path, "1", "2")
+        session(tmp_path, "3")
+        files = LogFiles(tmp_path, 1 << 20, 5)
+        recall = files.begin("a")
+        files.offer("a", line("4"))
+        async with trio.open_nursery() as nursery:
+            await nursery.start(files.run)
+            assert await recalled(recall) == ["1", "2", "3"]
+            files.offer("a", line("5"))
+            assert await recalled(recall) == ["1", "2", "3"]
+            assert await recalled(recall, lines=2) == ["2", "3"]
+            again = files.begin("a")  # as for a capsule that was taken out and put back
+            assert await recalled(again) == ["1", "2", "3", "4", "5"]
+            assert await recalled(files.begin("unknown")) == []
+            nursery.cancel_scope.cancel()
+
+    run(main)
+
+
+@pytest.mark.parametrize("rotations", [0, 1, 2, 3, 4])
+def test_what_was_before_comes_back_after_rotations(tmp_path: Path, rotations: int) -> None:
+    """While the files that hold it are there, it is found in them, whatever they are called by now."""
+    size = len(shapes.line(line("000")))
+
+    async def main() -> None:
+        session(tmp_path, *(f"{n:03}" for n in range(6)), max_bytes=4 * size, keep=3)
+        files = LogFiles(tmp_path, 4 * size, 3)
+        recall = files.begin("a")
+        # Two of four stand in the current file: two more fill it, and each four from then on rotate.
+        for number in range(2 + 4 * rotations):
+            files.offer("a", line(f"{100 + number}"))
+        async with trio.open_nursery() as nursery:
+            await nursery.start(files.run)
+            kept = {0: 6, 1: 6, 2: 6, 3: 2, 4: 0}[rotations]
+            assert await recalled(recall) == [f"{n:03}" for n in range(6 - kept, 6)]
+            nursery.cancel_scope.cancel()
+
+    run(main)
+
+
+def test_files_that_somebody_else_has_cut(tmp_path: Path) -> None:
+    """What stands in another file by that name, or in one that was cut, is not taken for what was before."""
+
+    async def main() -> None:
+        session(tmp_path, "1", "2")
+        files = LogFiles(tmp_path, 1 << 20, 5)
+        recall = files.begin("a")
+        files.offer("a", line("3"))
+        files.flush()
+        (tmp_path / "a.log").write_bytes(b"")
+        files.offer("a", line("4"))
+        async with trio.open_nursery() as nursery:
+            await nursery.start(files.run)
+            assert await recalled(recall) == []
+            nursery.cancel_scope.cancel()
+
+    run(main)
+
+
+def test_a_disk_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks is told after a while that it does not, and the next time what it said."""
+    go_on = threading.Event()
+    write = Disk.write
+
+    def slow(self: Disk, capsule: str, items: Sequence[Item]) -> None:
+        assert go_on.wait(20)
+        write(self, capsule, items)
+
+    async def main() -> None:
+        session(tmp_path, "1")
+        monkeypatch.setattr(Disk, "write", slow)
+        monkeypatch.setattr(logfiles, "RECALL_SECONDS", 0.05)
+        files = LogFiles(tmp_path, 1 << 20, 5)
+        recall = files.begin("a")
+        async with trio.open_nursery() as nursery:
+            await nursery.start(files.run)
+            assert await recall(10, 1 << 20) is None
+            go_on.set()
+            monkeypatch.setattr(logfiles, "RECALL_SECONDS", 20.0)
+            assert await recalled(recall) == ["1"]
+            nursery.cancel_scope.cancel()
+
+    run(main)
+
+
+def test_odd_lines_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What is no line of the log is passed over, and said once for all of them."""
+
+    async def main() -> None:
+        session(tmp_path, "1")
+        with (tmp_path / "a.log").open("ab") as file:
+            file.write(b"rubbish\n" + shapes.line(line("somebody else's", "b")) + b'{"half')
+        session(tmp_path, "2")
+        files = LogFiles(tmp_path, 1 << 20, 5)
+        recall = files.begin("a")
+        async with trio.open_nursery() as nursery:
+            await nursery.start(files.run)
+            assert await recalled(recall) == ["1", "2"]
+            nursery.cancel_scope.cancel()
+
+    run(main)
+    (record,) = caplog.records
+    assert vars(record)["fields"] == {"capsule": "a", "count": 3}

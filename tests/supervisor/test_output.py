@@ -6,6 +6,7 @@ import os
 import socket
 
 import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
@@ -14,7 +15,15 @@ from capsuled.proto import loglines
 from capsuled.proto.abi import MAX_LOG_TEXT
 from capsuled.proto.control import LogStream
 from capsuled.supervisor import output
-from capsuled.supervisor.output import Rate, read_lines, read_stream
+from capsuled.supervisor.output import (
+    CUT_SECONDS,
+    LINE_BYTES,
+    Intake,
+    Write,
+    read_lines,
+    read_stream,
+    watch_cuts,
+)
 
 from .control.serving import run
 
@@ -26,8 +35,12 @@ class Written(list[tuple[LogStream, str, str]]):
         self.append((stream, level, text))
 
 
-def fast() -> Rate:
-    return Rate(1 << 30)
+def fast(write: Write) -> Intake:
+    return Intake(write, 1 << 30)
+
+
+def nobody(stream: LogStream, level: str, text: str) -> None:
+    """Takes lines, and forgets them."""
 
 
 def stream_of(*writes: bytes) -> Written:
@@ -44,7 +57,7 @@ def stream_of(*writes: bytes) -> Written:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(write)
-            await read_stream(reader, LogStream.STDOUT, written, fast())
+            await read_stream(reader, LogStream.STDOUT, fast(written))
 
     run(main)
     return written
@@ -86,7 +99,7 @@ def test_standard_error_is_a_warning() -> None:
         reader, writer = os.pipe()
         os.write(writer, b"oh\n")
         os.close(writer)
-        await read_stream(reader, LogStream.STDERR, written, fast())
+        await read_stream(reader, LogStream.STDERR, fast(written))
 
     run(main)
     assert written == [(LogStream.STDERR, "warn", "oh")]
@@ -102,7 +115,7 @@ def packets_of(*packets: bytes) -> Written:
             for packet in packets:
                 worker.send(packet)
             worker.close()
-            await read_lines(mine, written, fast())
+            await read_lines(mine, fast(written))
 
     run(main)
     return written
@@ -134,13 +147,13 @@ def test_the_rate_holds() -> None:
     """Invariant: in any time no more than the burst and the rate's share of that time is read."""
 
     async def main() -> None:
-        rate = Rate(10_000)
+        rate = Intake(nobody, 10_000)
         begun = trio.current_time()
         for _ in range(100):
             await rate.charge(1000)
         took = trio.current_time() - begun
-        charged = 100 * (1000 + output.LINE_BYTES)
-        assert took >= (charged - 10_000 - 1000 - output.LINE_BYTES) / 10_000
+        charged = 100 * (1000 + LINE_BYTES)
+        assert took >= (charged - 10_000 - 1000 - LINE_BYTES) / 10_000
         assert took <= charged / 10_000 + 1.0
 
     run(main, clock=MockClock(autojump_threshold=0))
@@ -150,10 +163,134 @@ def test_empty_lines_have_a_rate_as_well() -> None:
     """Lines without a byte are not free: of many at once the last has to wait."""
 
     async def main() -> None:
-        rate = Rate(1 << 40)
+        rate = Intake(nobody, 1 << 40)
         begun = trio.current_time()
         for _ in range(3 * output.LINES_PER_SECOND):
             await rate.charge(0)
         assert trio.current_time() - begun >= 1.9
 
     run(main, clock=MockClock(autojump_threshold=0))
+
+
+CUT = "cut: {} lines over log_bytes_per_second = {}, or faster than they were read"
+
+
+def messages(written: Written, stream: LogStream) -> list[str]:
+    return [text for each, _, text in written if each is stream]
+
+
+def test_what_an_ended_worker_has_left_is_a_second_s_worth() -> None:
+    """Nothing waits for the rate any more; the newest lines are kept, and one over the rate is cut and counted."""
+    size = 100
+    fitting = 10
+
+    async def main() -> None:
+        written = Written()
+        intake = Intake(written, fitting * (size + LINE_BYTES))
+        intake.end()
+        for number in range(fitting):
+            await intake.take(LogStream.GUEST, "info", f"{number}", size)
+        assert (written, intake.cut) == ([], 0)
+        await intake.take(LogStream.GUEST, "info", f"{fitting}", size)
+        assert intake.cut == 1
+        intake.finish()
+        assert messages(written, LogStream.GUEST) == [f"{number}" for number in range(1, fitting + 1)]
+        assert intake.tell_cut(0)
+        assert messages(written, LogStream.SUPERVISOR) == [CUT.format(1, fitting * (size + LINE_BYTES))]
+
+    run(main)
+
+
+def test_empty_lines_that_are_left_have_a_bound_too() -> None:
+    """One line more than a second may have, and the oldest goes."""
+
+    async def main() -> None:
+        written = Written()
+        intake = Intake(written, 1 << 40)
+        intake.end()
+        for _ in range(output.LINES_PER_SECOND + 1):
+            await intake.take(LogStream.GUEST, "info", "", 0)
+        intake.finish()
+        assert (len(written), intake.cut) == (output.LINES_PER_SECOND, 1)
+
+    run(main)
+
+
+def test_the_end_wakes_who_waits_for_the_rate() -> None:
+    """A worker that owes an hour's worth is gone: nobody waits for the hour."""
+
+    async def main() -> None:
+        written = Written()
+        intake = Intake(written, 1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(intake.take, LogStream.GUEST, "info", "x", 3600)
+            await trio.testing.wait_all_tasks_blocked()
+            begun = trio.current_time()
+            intake.end()
+        assert trio.current_time() == begun
+        assert messages(written, LogStream.GUEST) == ["x"]
+
+    run(main, clock=MockClock(autojump_threshold=0))
+
+
+def test_cut_lines_are_told_once_a_second_at_most() -> None:
+    """While a guest is over its rate, one line in a second says how many went; none when none did."""
+    counts = [0, 5, 5, 7, 7]
+
+    async def main() -> None:
+        written = Written()
+        intake = Intake(written, 1000)
+        times: list[float] = []
+
+        def write(stream: LogStream, level: str, text: str) -> None:
+            written(stream, level, text)
+            if stream is LogStream.SUPERVISOR:
+                times.append(trio.current_time())
+
+        intake = Intake(write, 1000)
+        left = iter(counts)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch_cuts, intake, lambda: next(left, 7))
+            for _ in range(5 * len(counts)):
+                await intake.take(LogStream.GUEST, "info", "x", 10)
+                await trio.sleep(CUT_SECONDS / 5)
+            nursery.cancel_scope.cancel()
+        assert messages(written, LogStream.SUPERVISOR) == [CUT.format(5, 1000), CUT.format(2, 1000)]
+        assert times[1] - times[0] >= CUT_SECONDS
+
+    run(main, clock=MockClock(autojump_threshold=0))
+
+
+def test_a_guest_that_is_silent_is_not_looked_after() -> None:
+    """Nobody wakes up each second for a capsule that logs nothing: thousands of them would be felt."""
+
+    async def main() -> None:
+        looked = 0
+
+        def look() -> int:
+            nonlocal looked
+            looked += 1
+            return 0
+
+        with trio.move_on_after(10 * output.IDLE_SECONDS):
+            await watch_cuts(Intake(nobody, 1000), look)
+        assert 9 <= looked <= 10
+
+    run(main, clock=MockClock(autojump_threshold=0))
+
+
+@given(st.lists(st.integers(0, 1 << 64), max_size=20))
+def test_a_count_that_lies_tells_no_less_than_before(claims: list[int]) -> None:
+    """Invariant: what was told in sum is the largest count that was claimed, whatever a worker claims in between."""
+
+    async def main() -> None:
+        written = Written()
+        intake = Intake(written, 1000)
+        for claim in claims:
+            intake.tell_cut(claim)
+        told = [int(text.split()[1]) for text in messages(written, LogStream.SUPERVISOR)]
+        assert sum(told) == max(claims, default=0)
+        assert all(told)
+
+    run(main)

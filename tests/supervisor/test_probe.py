@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -61,7 +60,7 @@ def test_no_answer(said: bytes) -> None:
 
 def test_this_machine() -> None:
     """The real one answers, and what cannot be missing on a kernel that runs this is there."""
-    with cgroups.opened(f"test {os.getpid()}") as groups:
+    with cgroups.opened(cgroups.passer_by()) as groups:
         found = trio.run(probe.probe, USER, groups)
     assert found.held("cgroup") == groups.usable
     assert found.held("no_new_privs")

@@ -15,7 +15,7 @@ from capsuled.proto.ledger import Claims, Total
 from capsuled.supervisor import clock
 from capsuled.supervisor.bus import Bus, BusDown, BusFigures
 from capsuled.supervisor.capsule import Capsule, Surroundings
-from capsuled.supervisor.catalogue import Entry
+from capsuled.supervisor.catalogue import Catalogue, Entry
 from capsuled.supervisor.compiling import Compiler
 from capsuled.supervisor.control.operations import (
     AclVerb,
@@ -29,6 +29,8 @@ from capsuled.supervisor.control.operations import (
 )
 from capsuled.supervisor.exits import Evidence
 from capsuled.supervisor.faults import Fault
+from capsuled.supervisor.fleet import Fleet, Hooks
+from capsuled.supervisor.histories import Histories
 from capsuled.supervisor.instance import Ending
 from capsuled.supervisor.lifecycle import Effect, Event
 from capsuled.supervisor.logbook import LogBook
@@ -65,9 +67,12 @@ class Stage:
     def __init__(self, nursery: trio.Nursery) -> None:
         self.bus = Bus(1 << 20, 1 << 20)
         self.ended = False
-        self.service = Service(
-            self.bus, [Fault("bad/Capsule.toml", "package.name", "missing")], probed(), self._end
-        )
+        self.service = Service(self.bus, probed(), self._end)
+        histories = Histories(Path("/none"))
+        hooks = Hooks(lambda: Catalogue({}), self._never, histories.forget)
+        self.fleet = Fleet({}, hooks, nursery)
+        self.fleet.faults = (Fault("bad/Capsule.toml", "package.name", "missing"),)
+        self.service.lead(self.fleet)
         self._around = Surroundings(
             nursery,
             self.bus,
@@ -78,6 +83,8 @@ class Stage:
             self.service.event,
             self._forget,
             unconfined(),
+            histories,
+            self.fleet.capsules,
         )
         self.echo, self.idle = self._capsule("echo"), self._capsule("idle")
 
@@ -94,8 +101,11 @@ class Stage:
             self._around,
             LogBook(name, 10, 1 << 20, self._forget),
         )
-        self.service.add(made)
+        self.fleet.capsules[name] = made
         return made
+
+    def _never(self, _: Entry) -> Capsule:
+        raise AssertionError("nothing is added")
 
     async def act(self, verb: Verb, wait: Wait | None = None, timeout: float | None = None) -> State:
         """Do it to `echo`; returns its state then."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 from capsuled.supervisor import cgroup_layout, cgroups
 
-with cgroups.opened(f"test {os.getpid()}") as _groups:
+with cgroups.opened(cgroups.passer_by()) as _groups:
     USABLE = _groups.usable
 
 needed = pytest.mark.skipif(not USABLE, reason="this user cannot use control groups on this machine")

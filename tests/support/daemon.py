@@ -134,9 +134,7 @@ class Daemon:
         self, configuration: str = "", arguments: Iterable[str] = (), stderr: int = subprocess.PIPE
     ) -> subprocess.Popen[bytes]:
         """Start the supervisor and wait for nothing: the process is the caller's."""
-        (self.folder / "capsuled.toml").write_text(
-            f'capsules = ["capsules"]\nruntime_dir = "rt"\nstate_dir = "st"\n{configuration}\n'
-        )
+        (self.folder / "capsuled.toml").write_text(configured(configuration))
         command = [sys.executable, "-m", "capsuled.supervisor.commands.capsuled", "run", "--config"]
         return subprocess.Popen(
             [*command, str(self.folder / "capsuled.toml"), *arguments],
@@ -345,6 +343,16 @@ class Daemon:
         if self.runtime.exists():
             with cgroups.opened(cgroups.holder(self.runtime)):
                 pass  # as the next start would
+
+
+def configured(more: str) -> str:
+    """The configuration of a supervisor in its own folder. What capsules of the tests say is nothing for the machine's
+    journal.
+    """
+    if "journal" not in more:
+        table = "[log]\njournal = false\n"
+        more = more.replace("[log]\n", table) if "[log]\n" in more else f"{more}\n{table}"
+    return f'capsules = ["capsules"]\nruntime_dir = "rt"\nstate_dir = "st"\n{more}\n'
 
 
 def called(messages: Iterable[str]) -> Iterator[Called]:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from .daemon import Daemon
+from .daemon import Daemon, configured
 
 WITHOUT = Path(__file__).with_name("without.py")
 
@@ -25,9 +25,7 @@ class Degraded(Daemon):
     def launch(
         self, configuration: str = "", arguments: Iterable[str] = (), stderr: int = subprocess.PIPE
     ) -> subprocess.Popen[bytes]:
-        (self.folder / "capsuled.toml").write_text(
-            f'capsules = ["capsules"]\nruntime_dir = "rt"\nstate_dir = "st"\n{configuration}\n'
-        )
+        (self.folder / "capsuled.toml").write_text(configured(configuration))
         lacking = json.dumps({"calls": self.calls, "believe": self.believe, "cgroup": self.cgroup})
         command = [
             sys.executable,

@@ -25,6 +25,7 @@ def admission(
     queue_messages: int = 1024,
     queue_bytes: int = 10 << 20,
     subscriptions: Tables = (),
+    standby: bool = False,
 ) -> Admission:
     """A capsule that may do anything below `a`, and has room and rate to spare."""
     return Admission(
@@ -41,6 +42,7 @@ def admission(
         queue_messages=queue_messages,
         queue_bytes=queue_bytes,
         subscriptions=subscriptions,
+        standby=standby,
     )
 
 

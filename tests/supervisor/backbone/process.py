@@ -125,6 +125,13 @@ class Backbone:
                 return message
             assert message["op"] in ("subscriptions", "fault"), message
 
+    def pong(self) -> Json:
+        """The answer to a ping; what is said before it is passed over."""
+        self.tell({"op": "ping"})
+        while (message := self._next())["op"] != "pong":
+            pass
+        return message
+
     def figures(self) -> dict[int, Figures]:
         """Each member's figures, asked for now."""
         self._requests += 1

@@ -813,6 +813,18 @@ def test_what_nobody_names_is_forgotten() -> None:
     assert len(bench.members[0].known_origins) == 0
 
 
+def test_who_does_not_read_piles_up_no_introductions() -> None:
+    """Of others that come, speak and go as many wait for him as messages do, and not one for each that ever came."""
+    bench = Bench(admission(0, subscriptions=((1, "a.*", True),), queue_messages=2))
+    bench.router.origins.many = MANY
+    for index in range(1, 2000):
+        bench.router.attach(admission(index, name="same"), 0.0)
+        bench.take(index, publish("a.b", 0, index.to_bytes(16, "big")))
+        bench.router.detach(index)
+        assert len(bench.members[0].outbox.control) <= 2 * MANY
+    assert Hearing().hear(bench.sent(0)) == [(each.to_bytes(16, "big"),) * 2 for each in (1998, 1999)]
+
+
 def test_what_is_kept_of_somebody_keeps_his_name() -> None:
     """A retained message, a request that waits and a chain of causes name whoever has ended, and nobody else."""
     bench = Bench(

@@ -10,14 +10,16 @@ import errno
 import logging
 import os
 import stat
+import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
 import trio
 
-from capsuled.supervisor import clock, history
+from capsuled.supervisor import history
 from capsuled.supervisor.history import History, HistoryInvalid, Moment
 
 LOG = logging.getLogger("capsuled.histories")
@@ -32,7 +34,16 @@ _Waiting = dict[str, Callable[[], History] | None]
 
 def now() -> Moment:
     """The clock that failures are counted on."""
-    return Moment(clock.boot_id(), clock.since_boot())
+    return Moment(_boot_id(), time.clock_gettime(time.CLOCK_BOOTTIME))
+
+
+@cache
+def _boot_id() -> str:
+    """Which boot of the machine this is (random(4)); empty where that is not told."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 class Histories:

@@ -101,6 +101,7 @@ def differences(old: Entry, new: Entry) -> Iterator[str]:
 
 
 def _differences(path: tuple[str, ...], old: object, new: object) -> Iterator[str]:
+    both: tuple[object, object] = (old, new)
     if isinstance(old, dict) and isinstance(new, dict):
         was, now = cast(dict[str, object], old), cast(dict[str, object], new)
         for key in dict.fromkeys((*was, *now)):
@@ -109,7 +110,7 @@ def _differences(path: tuple[str, ...], old: object, new: object) -> Iterator[st
         name = ".".join(path)
         # What stands in [config] may be nobody else's business.
         plain = path[0] != "config" and isinstance(old, _PLAIN) and isinstance(new, _PLAIN)
-        yield f"{name}: {_shown(cast(object, old))} to {_shown(cast(object, new))}" if plain else name
+        yield f"{name}: {' to '.join(map(_shown, both))}" if plain else name
 
 
 def _shown(value: object) -> str:

@@ -45,6 +45,9 @@ C_LIBRARY = ("sandbox/kernel.py", "sandbox/engine/wasmtime_raw.py")
 RULES = (
     "supervisor/lifecycle.py",
     "supervisor/restart.py",
+    "supervisor/history.py",
+    "supervisor/startorder.py",
+    "supervisor/reload.py",
     "supervisor/balance.py",
     "supervisor/exits.py",
     "supervisor/manifest.py",

@@ -15,6 +15,7 @@ from capsuled.proto import topics
 from capsuled.proto._version import __version__
 from capsuled.supervisor.control import schemas, shapes
 from capsuled.supervisor.control.durations import RULE
+from capsuled.supervisor.control.operations import REACHED_BY
 from capsuled.supervisor.control.routes import (
     ACL_VERBS,
     DEFAULT_LOG_LINES,
@@ -114,7 +115,7 @@ def _words(choices: Mapping[str, object], description: str = "") -> JsonObject:
 PARAMETERS: Mapping[str, JsonObject] = {
     "name": schemas.text("A capsule's name.", minLength=1),
     "capsule": schemas.text("A capsule's name.", minLength=1),
-    "wait": _words(WAITS, "Answer when it is so. It must be what the change brings about."),
+    "wait": _words(WAITS),
     "timeout": schemas.text(
         f"Only together with `wait`: {RULE}.",
         pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h)?$",
@@ -134,6 +135,12 @@ PARAMETERS: Mapping[str, JsonObject] = {
 
 OWN: Mapping[tuple[str, str], JsonObject] = {
     ("POST /v1/reload", "wait"): _words(RELOAD_WAITS, "Answer when all that moves is as it is wanted."),
+    **{
+        (f"POST /v1/capsules/{{name}}/{verb.value}", "wait"): _words(
+            {wait: wait}, "Answer when it is so: no other can be brought about, and is refused with 409."
+        )
+        for verb, wait in REACHED_BY.items()
+    },
     ("POST /v1/bus/publish", "topic"): schemas.text(
         f"{_TOPIC_RULE} Not under `{topics.RESERVED}`, which is the supervisor's own.",
         pattern=schemas.TOPIC,

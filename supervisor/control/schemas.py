@@ -78,6 +78,47 @@ _ENTRY_COUNTS = (
     *("queued", "host_calls", "logs_cut", "retained", "retained_bytes", "retained_evicted"),
 )
 
+_STAMPS = {
+    "time": TIME,
+    "topic": text(),
+    "source": text("A capsule, `operator` or the supervisor."),
+    "instance": text("Empty: no capsule's."),
+    "principal": text(),
+    "seq": integer(),
+    "cause": nullable(integer("The message that its sender was handling.")),
+}
+
+_BUS_COUNTS = {key: integer() for key in ("published", "received", "host_calls", "routed", "queued", "lost")}
+
+_OF_EVENTS = {
+    "status": integer("Exit status."),
+    "signal": text("Its name."),
+    "killed": {**BOOLEAN, "description": "By the supervisor's SIGKILL."},
+    "trap": text(),
+    "message": text(),
+    "limit": text("The one that was met, by its name in the manifest."),
+    "value": number("Of that limit."),
+}
+
+EVIDENCE: Mapping[str, JsonObject] = {
+    **_OF_EVENTS,
+    "backtrace": text(),
+    "claim": text("What its worker said and nothing confirms."),
+    "cpu_seconds": number(),
+    "max_rss": integer("Most memory that was resident at a time, bytes."),
+    "oom_kills": integer(),
+    "ready_seconds": number("How long it was ready."),
+    "attempt": integer("Which one it was, counted from 1."),
+    "then": text("What followed."),
+    "bus": table(
+        "What it had to do with the bus in its life, messages: by its own word, and by the backbone's.",
+        {**_BUS_COUNTS, "refused": COUNTS},
+        *(*_BUS_COUNTS, "refused"),
+    ),
+    "last_lines": array(text(), "Of its log."),
+}
+"""Whatever of it is known, and bears on the end."""
+
 SCHEMAS: Mapping[str, JsonObject] = {
     "Error": table(
         "Every refusal. `code` is for programs and stays as it is.",
@@ -129,7 +170,8 @@ SCHEMAS: Mapping[str, JsonObject] = {
     ),
     "Exit": table(
         "An end with its evidence.",
-        {"time": TIME, "instance": text(), "reason": words(Reason), "last_lines": array(text())},
+        {"time": TIME, "instance": text("Empty: there was no process."), "reason": words(Reason), **EVIDENCE},
+        *EVIDENCE,
     ),
     "Capsule": table(
         "A capsule. Sizes are bytes, durations seconds.",
@@ -145,11 +187,23 @@ SCHEMAS: Mapping[str, JsonObject] = {
             "next_attempt_at": nullable(TIME),
             "last_exit": nullable(ref("Exit")),
             "usage": ref("Usage"),
-            "limits": {"type": "object"},
+            "limits": {
+                "type": "object",
+                "additionalProperties": number(),
+                "description": "As in the manifest.",
+            },
             "engine": text(),
             "isolation": LAYERS,
             "version": text(),
-            "manifest": text(),
+            "manifest": text("The file."),
+            "waits_for": nullable(text("Whom it imports from and that is not ready yet.")),
+            "beside": array(
+                table(
+                    "Another instance of it.",
+                    {"instance": text(), "pid": nullable(integer()), "version": text()},
+                ),
+                "A successor that is not ready yet, and those that were succeeded and have not ended.",
+            ),
         },
     ),
     "Capsules": table("All capsules, by name.", {"capsules": array(ref("Capsule"))}),
@@ -181,23 +235,29 @@ SCHEMAS: Mapping[str, JsonObject] = {
             "stream": words(LogStream),
             "level": text(enum=list(LOG_LEVELS)),
             "message": text(),
+            "lost": integer("Lines that are missing here."),
         },
+        "lost",
     ),
     "Event": table(
-        "A lifecycle event.",
+        "A lifecycle event, and of an end its evidence.",
         {
             "time": TIME,
-            "event": text(),
+            "event": text("The new state, or exited, upgrading, upgraded, upgrade-failed."),
             "capsule": text(),
             "instance": nullable(text()),
             "state": words(State),
             "reason": nullable(words(Reason)),
+            "version": text("Of its package, where it is upgraded."),
+            **_OF_EVENTS,
         },
+        "version",
+        *_OF_EVENTS,
     ),
     "Lost": table("In a stream: so many lines are missing here.", {"lost": integer()}),
     "Message": table(
         "A message as it passed.",
-        {"time": TIME, "seq": integer(), "source": text(), "topic": text(), "payload": ANY},
+        {**_STAMPS, "payload": ANY},
     ),
     "Bus": table(
         "The ledger: docs/control.md says what each count is.",
@@ -228,7 +288,14 @@ SCHEMAS: Mapping[str, JsonObject] = {
                 )
             ),
             "faults": array(text(), "What did not add up."),
-            "spine": {"type": "object"},
+            "spine": table(
+                "The operator's programs.",
+                {
+                    "published": integer(),
+                    "refused": COUNTS,
+                    **{key: integer() for key in ("prefixes", "taps", "unpublished")},
+                },
+            ),
         },
     ),
     "Published": table("The message's number.", {"topic": text(), "seq": integer()}),
@@ -239,14 +306,7 @@ SCHEMAS: Mapping[str, JsonObject] = {
             "hops": array(
                 table(
                     "A message of it.",
-                    {
-                        "time": TIME,
-                        "topic": text(),
-                        "source": text(),
-                        "principal": text(),
-                        "seq": integer(),
-                        "cause": nullable(integer()),
-                    },
+                    _STAMPS,
                 )
             ),
             "cut": BOOLEAN,

@@ -21,6 +21,7 @@ from capsuled.supervisor.bus import Bus, BusDown
 from capsuled.supervisor.capsule import Capsule
 from capsuled.supervisor.control.counts import Counts
 from capsuled.supervisor.control.operations import (
+    REACHED_BY,
     AclVerb,
     ActResult,
     Conflict,
@@ -53,15 +54,6 @@ EVENTS: Mapping[Verb, Event] = {
     Verb.KILL: Event.KILL,
     Verb.RESET: Event.RESET,
 }
-
-_REACHED_BY: Mapping[Verb, tuple[Wait, ...]] = {
-    Verb.START: ("ready",),
-    Verb.STOP: ("down",),
-    Verb.RESTART: ("ready",),
-    Verb.KILL: ("down",),
-    Verb.RESET: ("ready",),
-}
-"""What may be waited for after each verb; anything else would contradict it."""
 
 
 class Service:
@@ -141,9 +133,9 @@ class Service:
 
     async def act(self, name: str, verb: Verb, *, wait: Wait | None, timeout: float | None) -> ActResult:
         capsule = self._find(name)
-        if wait is not None and wait not in _REACHED_BY[verb]:
+        if wait is not None and wait != REACHED_BY[verb]:
             raise Conflict(
-                f"cannot {verb.value} {name} and wait until it is {wait}: wait for {_REACHED_BY[verb][0]}"
+                f"cannot {verb.value} {name} and wait until it is {wait}: wait for {REACHED_BY[verb]}"
             )
         if self.stopping and verb not in (Verb.STOP, Verb.KILL):
             raise ShuttingDown(f"cannot {verb.value} {name}: the supervisor shuts down")

@@ -12,6 +12,7 @@ In reading order:
 - `reloading`: the plan that a reload answers
 - `messages`: a request, and what is answered: a document or a stream
 - `routes`: the table of routes, and what each does
+- `schemas` and `openapi`: the document of all of this, for programs
 - `connection`: one peer, one request after the other, each step with its deadline
 - `counts`: how many connections there are, and were refused
 - `server`: who gets past accept, and how many

@@ -7,7 +7,7 @@ The socket knows HTTP, levels and bounds; it knows nothing about capsules. The d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from enum import Enum
@@ -36,6 +36,16 @@ class Verb(str, Enum):
     """Want it down, with SIGKILL and at once; the exit's reason is `killed-by-operator`."""
     RESET = "reset-failed"
     """Forget its failures; one that has failed and is wanted up starts again."""
+
+
+REACHED_BY: Mapping[Verb, Wait] = {
+    Verb.START: "ready",
+    Verb.STOP: "down",
+    Verb.RESTART: "ready",
+    Verb.KILL: "down",
+    Verb.RESET: "ready",
+}
+"""What may be waited for after each verb; anything else would contradict it."""
 
 
 class ActResult(NamedTuple):

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 from capsuled.proto import payloads, topics
 from capsuled.proto.control import Level
-from capsuled.supervisor.control import messages, parameters, reloading, shapes
+from capsuled.supervisor.control import messages, parameters, reloading, schemas, shapes
 from capsuled.supervisor.control.errors import (
     BadParameter,
     Internal,
@@ -156,8 +156,8 @@ def _tap(call: Call) -> Streamed:
 
 async def _trace(call: Call) -> Answer:
     text = parameters.required(call.given, "id", "write the seq of a message")
-    if not (text.isascii() and text.isdigit() and len(text) <= 20):
-        raise BadParameter("id", text, "write the seq of a message, a number")
+    if not (text.isascii() and text.isdigit() and len(text) <= 20 and int(text) <= schemas.MAX_SEQ):
+        raise BadParameter("id", text, "write the seq of a message, a number of 64 bits at most")
     return _document(await call.operations.trace(int(text)))
 
 
@@ -199,6 +199,13 @@ def _events(call: Call) -> Answer | Streamed:
     return Streamed(b"" if since is None else _encoded(call.operations.events(since)), follower)
 
 
+def _openapi(_call: Call) -> Answer:
+    # Here, for it is made of the table below; and only who wants it pays for it.
+    from capsuled.supervisor.control import openapi
+
+    return _document(openapi.document())
+
+
 def _shutdown(call: Call) -> Answer:
     call.operations.shutdown()
     return _document({"shutting_down": True}, HTTPStatus.ACCEPTED)
@@ -234,6 +241,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/v1/events", Level.READ, ("follow", "since"), _events),
     Route("GET", "/v1/metrics", Level.READ, (), _metrics),
     Route("GET", "/v1/health", Level.READ, ("level",), _health),
+    Route("GET", "/v1/openapi.json", Level.READ, (), _openapi),
     Route("POST", "/v1/shutdown", Level.ADMIN, (), _shutdown),
 )
 

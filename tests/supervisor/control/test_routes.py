@@ -59,6 +59,7 @@ LEVELS = {
     "GET /v1/events": Level.READ,
     "GET /v1/metrics": Level.READ,
     "GET /v1/health": Level.READ,
+    "GET /v1/openapi.json": Level.READ,
     "POST /v1/shutdown": Level.ADMIN,
 }
 """As the control contract has them, written a second time on purpose."""

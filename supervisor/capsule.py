@@ -52,6 +52,9 @@ LOG = logging.getLogger("capsuled.capsule")
 LAST_LINES = 10
 """Log lines that an end keeps as evidence: the ring may have lost them by the time that somebody asks."""
 
+LINE_CHARACTERS = 500
+"""That are kept of each of them, at most: sixteen ends of every capsule are written again and again."""
+
 
 @dataclass(frozen=True)
 class Surroundings:
@@ -178,6 +181,10 @@ class Capsule:
                 return provider
         return None
 
+    def look_again(self) -> None:
+        """Something has changed that whoever waits for it has to know: what it starts after, say."""
+        self._wake()
+
     def _wake(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
@@ -230,12 +237,11 @@ class Capsule:
         with waiting:
             while (provider := self.awaited) is not None:
                 await provider.changed()
-            self._waiting = None
-            self._start()
-            return
-        # Told to end before there was anything that could.
         self._waiting = None
-        self.feed(Event.ENDED)
+        if waiting.cancel_called:
+            self.feed(Event.ENDED)  # told to end before there was anything that could
+        else:
+            self._start()
 
     def _start(self) -> None:
         try:
@@ -326,7 +332,7 @@ class Capsule:
             return
         if instance is self.instance:
             self.feed(Event.READY)
-        elif instance is self.successor:
+        elif instance is self.successor and instance.attached:
             self._succeed(instance)
 
     def _ended(self, ending: Ending, instance: str) -> None:
@@ -348,6 +354,8 @@ class Capsule:
         )
         if is_new and self.state is State.FAILED:
             self.feed(Event.RESET)
+        elif is_new and self.state is State.STOPPED and self.desired is Desired.UP:
+            self.feed(Event.START)
         self._remember()
 
     def _record(self, ending: Ending, reason: Reason, instance: str, follows: JsonObject) -> None:
@@ -357,7 +365,9 @@ class Capsule:
             **follows,
             "bus": accounts.counters(ending.claims, ending.figures),
             "last_lines": [
-                line["message"] for line in self.book.last(LAST_LINES) if line["instance"] == instance
+                str(line["message"])[:LINE_CHARACTERS]
+                for line in self.book.last(LAST_LINES)
+                if line["instance"] == instance
             ],
         }
         record = ExitRecord(clock.now(), instance, reason, evidence)

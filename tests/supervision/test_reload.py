@@ -122,9 +122,11 @@ def test_one_that_is_removed_and_comes_back(daemon: Daemon) -> None:
     changing.remove(daemon, "slow")
     assert daemon.ctl("reload").returncode == 0
     assert daemon.of("slow")["state"] == "stopping"
+    assert daemon.act("slow", "start").status == 409
     kept.rename(daemon.capsules / "slow")
     assert daemon.ctl("reload").returncode == 0
     daemon.wait("slow", lambda each: each["ready"] and each["instance"] != before)
+    assert daemon.get("/v1/capsules/slow/why")["exits"] == [], "its namesake is forgotten"
 
 
 def test_one_that_is_removed_comes_back_and_is_removed(daemon: Daemon) -> None:

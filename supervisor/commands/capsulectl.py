@@ -125,6 +125,8 @@ def _asking(commands: Commands) -> None:
     health = _add(commands, "health", asking.health, "exit 0 when all is well, 1 when not")
     health.add_argument("--level", choices=("alive", "ready"), default="alive", help="default: alive")
     _add(commands, "shutdown", asking.shutdown, "stop all capsules, then the supervisor")
+    shell = _add(commands, "completion", _completion, "a script that lets a shell complete capsulectl")
+    shell.add_argument("shell", choices=("bash", "zsh", "fish"), metavar="bash|zsh|fish")
     _add(commands, "schema", asking.schema, "JSON Schema of Capsule.toml and capsuled.toml")
 
 
@@ -178,6 +180,12 @@ def _duration(text: str) -> float:
         return durations.parse(text)
     except ValueError as exc:
         raise argparse.ArgumentTypeError(str(exc)) from exc
+
+
+def _completion(client: Client, given: argparse.Namespace) -> Exit:
+    from capsuled.supervisor.commands.completion import completion
+
+    return completion(client, given)
 
 
 def _count(text: str) -> int:

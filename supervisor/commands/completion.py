@@ -165,7 +165,6 @@ _ZSH = """\
 
 {names}
 _{name}() {{
-    emulate -L zsh
     local current=${{words[CURRENT]}} at='' place=0 value='' word i kind=:other
     local -a socket described
     for ((i = 2; i < CURRENT; i++)); do

@@ -165,9 +165,9 @@ def test_a_tap_ends_with_its_peer() -> None:
     run(main)
 
 
-@pytest.mark.parametrize("number", ["0", "7", str(2**64 - 1), "9" * 20])
+@pytest.mark.parametrize("number", ["0", "7", str(2**64 - 1)])
 def test_a_trace_is_asked_by_number(number: str) -> None:
-    """Whatever fits 20 digits; of what is not remembered the answer is empty, and no error."""
+    """Whatever has 64 bits; of what is not remembered the answer is empty, and no error."""
     daemon = Daemon()
 
     async def main() -> None:
@@ -179,7 +179,7 @@ def test_a_trace_is_asked_by_number(number: str) -> None:
     assert daemon.asked == [("trace", int(number))]
 
 
-@pytest.mark.parametrize("number", ["", "-1", "1.5", "x", "%C2%B2", "9" * 21])
+@pytest.mark.parametrize("number", ["", "-1", "1.5", "x", "%C2%B2", str(2**64), "9" * 21])
 def test_what_is_no_number(number: str) -> None:
     """It is 400, named by its parameter."""
     daemon = Daemon()

@@ -168,3 +168,14 @@ def _shape(name: str, account: Account, queued: int) -> JsonObject:
         "host_calls": account.host_calls,
         "logs_cut": account.logs_cut,
     }
+
+
+def counters(claims: Claims | None, figures: Figures | None) -> JsonObject:
+    """What an instance had to do with the bus in its life, by its own word and by the backbone's; messages."""
+    said: dict[str, Json] = {}
+    if claims is not None:
+        said.update(published=claims.published, received=claims.received, host_calls=claims.host_calls)
+        said["refused"] = dict(claims.refused)
+    if figures is not None:
+        said.update(routed=figures["published"], queued=figures["queued"], lost=figures["missing"])
+    return said

@@ -20,7 +20,18 @@ import trio
 
 from capsuled.proto.control import Desired, LogStream, Reason, State
 from capsuled.proto.reports import Ready, Report, Started
-from capsuled.supervisor import catalogue, clock, exits, history, lifecycle, ownlog, secrets, succession
+from capsuled.supervisor import (
+    accounts,
+    catalogue,
+    clock,
+    exits,
+    history,
+    lifecycle,
+    ownlog,
+    restart,
+    secrets,
+    succession,
+)
 from capsuled.supervisor.bus import Bus
 from capsuled.supervisor.catalogue import Entry
 from capsuled.supervisor.compiling import Compiler
@@ -32,7 +43,7 @@ from capsuled.supervisor.history import ExitRecord, History
 from capsuled.supervisor.instance import Ending, Instance
 from capsuled.supervisor.lifecycle import Effect, Event
 from capsuled.supervisor.logbook import LogBook
-from capsuled.supervisor.restart import NO_FAILURE, Budget, Next, Policy, Verdict
+from capsuled.supervisor.restart import NO_FAILURE, Budget, Next
 from capsuled.supervisor.startorder import Need
 from capsuled.supervisor.watchdog import Watchdog
 
@@ -40,6 +51,9 @@ LOG = logging.getLogger("capsuled.capsule")
 
 LAST_LINES = 10
 """Log lines that an end keeps as evidence: the ring may have lost them by the time that somebody asks."""
+
+LINE_CHARACTERS = 500
+"""That are kept of each of them, at most: sixteen ends of every capsule are written again and again."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +101,7 @@ class Capsule:
         self.exits: deque[ExitRecord] = deque(maxlen=history.KEPT_EXITS)
         """The newest first."""
         self._around = surroundings
-        self.budget = Budget(_policy(entry))
+        self.budget = Budget(restart.policy(entry.manifest.supervision))
         self._delay = 0.0
         self._timer: trio.CancelScope | None = None
         self._changed = trio.Event()
@@ -122,7 +136,7 @@ class Capsule:
         self._adopt()
         if self.state is State.FAILED:
             self.feed(Event.RESET)  # a new manifest is a new beginning
-        elif self.state is State.BACKOFF:
+        elif self.state is State.BACKOFF or (self.state is State.STOPPED and self.desired is Desired.UP):
             self.feed(Event.START)
         elif self.state is State.STARTING:
             self.feed(Event.RESTART)
@@ -166,6 +180,10 @@ class Capsule:
             if provider.state is State.STARTING or not need.optional:
                 return provider
         return None
+
+    def look_again(self) -> None:
+        """Something has changed that whoever waits for it has to know: what it starts after, say."""
+        self._wake()
 
     def _wake(self) -> None:
         self._changed.set()
@@ -219,12 +237,11 @@ class Capsule:
         with waiting:
             while (provider := self.awaited) is not None:
                 await provider.changed()
-            self._waiting = None
-            self._start()
-            return
-        # Told to end before there was anything that could.
         self._waiting = None
-        self.feed(Event.ENDED)
+        if waiting.cancel_called:
+            self.feed(Event.ENDED)  # told to end before there was anything that could
+        else:
+            self._start()
 
     def _start(self) -> None:
         try:
@@ -315,7 +332,7 @@ class Capsule:
             return
         if instance is self.instance:
             self.feed(Event.READY)
-        elif instance is self.successor:
+        elif instance is self.successor and instance.attached:
             self._succeed(instance)
 
     def _ended(self, ending: Ending, instance: str) -> None:
@@ -326,7 +343,10 @@ class Capsule:
         self._adopt()
         verdict = self.budget.ended(reason, ending.ready_seconds, trio.current_time(), random.random())
         self._record(
-            ending, reason, instance, {"attempt": attempt, "then": _then(verdict, self.budget.policy)}
+            ending,
+            reason,
+            instance,
+            {"attempt": attempt, "then": restart.follows(verdict, self.budget.policy)},
         )
         self._delay = verdict.delay
         self.feed(
@@ -334,6 +354,8 @@ class Capsule:
         )
         if is_new and self.state is State.FAILED:
             self.feed(Event.RESET)
+        elif is_new and self.state is State.STOPPED and self.desired is Desired.UP:
+            self.feed(Event.START)
         self._remember()
 
     def _record(self, ending: Ending, reason: Reason, instance: str, follows: JsonObject) -> None:
@@ -341,9 +363,11 @@ class Capsule:
             **exits.describe(ending.evidence, reason),
             "ready_seconds": round(ending.ready_seconds, 3),
             **follows,
-            "bus": _counters(ending),
+            "bus": accounts.counters(ending.claims, ending.figures),
             "last_lines": [
-                line["message"] for line in self.book.last(LAST_LINES) if line["instance"] == instance
+                str(line["message"])[:LINE_CHARACTERS]
+                for line in self.book.last(LAST_LINES)
+                if line["instance"] == instance
             ],
         }
         record = ExitRecord(clock.now(), instance, reason, evidence)
@@ -459,7 +483,7 @@ class Capsule:
 
     def _adopt(self) -> None:
         self.entry = self.target
-        self.budget.policy = _policy(self.entry)
+        self.budget.policy = restart.policy(self.entry.manifest.supervision)
 
     # ── what outlives the supervisor ─────────────────────────────────────────────────────────────
 
@@ -496,38 +520,3 @@ class Capsule:
 
 _TOLD = ("status", "signal", "trap", "message", "limit", "value", "killed")
 """Evidence that an event carries too; the rest is a question away."""
-
-
-def _then(verdict: Verdict, policy: Policy) -> str:
-    """What follows an end, for people."""
-    match verdict.next:
-        case Next.STAY:
-            return "it stays down"
-        case Next.RETRY:
-            return f"it is started again after {verdict.delay:.3g} s"
-        case Next.EXHAUSTED:
-            return f"it has failed: {policy.start_limit} failures within {policy.start_limit_interval:g} s"
-
-
-def _counters(ending: Ending) -> JsonObject:
-    """What it had to do with the bus in its life, by its own word and by the backbone's; messages."""
-    said: dict[str, Json] = {}
-    if (claims := ending.claims) is not None:
-        said.update(published=claims.published, received=claims.received, host_calls=claims.host_calls)
-        said["refused"] = dict(claims.refused)
-    if (figures := ending.figures) is not None:
-        said.update(routed=figures["published"], queued=figures["queued"], lost=figures["missing"])
-    return said
-
-
-def _policy(entry: Entry) -> Policy:
-    supervision = entry.manifest.supervision
-    return Policy(
-        mode=supervision.restart,
-        backoff_initial=supervision.backoff_initial,
-        backoff_max=supervision.backoff_max,
-        backoff_factor=supervision.backoff_factor,
-        stable_after=supervision.stable_after,
-        start_limit=supervision.start_limit,
-        start_limit_interval=supervision.start_limit_interval,
-    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
+from graphlib import CycleError, TopologicalSorter
 from typing import NamedTuple, NoReturn
 
 import trio
@@ -50,7 +51,11 @@ class Fleet:
         self._order: Order = startorder.order({})
         self._leaving: dict[str, Capsule] = {}
         """Removed, and not down yet."""
+        self._returning: dict[str, Entry] = {}
+        """Wanted again, and waiting until their namesakes have left."""
         self._one_at_a_time = trio.Lock()
+        self._stopping = False
+        """Nothing is started any more."""
 
     # ── starting and changing ────────────────────────────────────────────────────────────────────
 
@@ -66,7 +71,7 @@ class Fleet:
         async with self._one_at_a_time:
             found = await trio.to_thread.run_sync(self._hooks.read)
             plan = reload.plan(self._targets(), found)
-            if not dry_run:
+            if not dry_run and not self._stopping:
                 LOG.info("reload", extra=ownlog.fields(**_counts(plan)))
                 for fault in plan.faults:
                     LOG.error("%s", fault)
@@ -83,13 +88,14 @@ class Fleet:
         for name in plan.removed:
             self._leaving[name] = self.capsules[name]
             self._nursery.start_soon(self._remove, self.capsules[name])
+        self._returning = {name: entry for name, entry in plan.added.items() if name in self._leaving}
         for name, entry in plan.added.items():
-            if name in self._leaving:
-                self._nursery.start_soon(self._add_when_it_has_left, name, entry)
-            else:
+            if name not in self._leaving:
                 self.capsules[name] = self._hooks.make(entry)
         for name, capsule in self.capsules.items():
-            capsule.after = plan.order.needs.get(name, ())
+            # One that goes on with its old manifest goes on with what that imports.
+            capsule.after = plan.order.needs.get(name, capsule.after)
+            capsule.look_again()
         for name in plan.added:
             if name not in self._leaving:
                 self._start(self.capsules[name])
@@ -103,19 +109,15 @@ class Fleet:
     async def _remove(self, capsule: Capsule) -> None:
         capsule.feed(Event.STOP)
         await _until_down(capsule)
-        del self.capsules[capsule.name]
-        del self._leaving[capsule.name]
-        self._hooks.forget(capsule.name)
+        name = capsule.name
+        del self.capsules[name]
+        del self._leaving[name]
+        self._hooks.forget(name)
+        if (entry := self._returning.pop(name, None)) is not None and not self._stopping:
+            self.capsules[name] = returned = self._hooks.make(entry)
+            returned.after = self._order.needs.get(name, ())
+            self._start(returned)
         capsule.leave()
-
-    async def _add_when_it_has_left(self, name: str, entry: Entry) -> None:
-        """One that was removed a moment ago, and is wanted again."""
-        while name in self._leaving:
-            await self._leaving[name].changed()
-        if name not in self.capsules:
-            self.capsules[name] = capsule = self._hooks.make(entry)
-            capsule.after = self._order.needs.get(name, ())
-            self._start(capsule)
 
     async def watch(self, look: Callable[[], object], seconds: float) -> NoReturn:
         """Reload when `look`, called in a thread, sees something else: once it has seen the same twice, for files are
@@ -134,43 +136,49 @@ class Fleet:
     @property
     def stop_seconds(self) -> float:
         """How long `stop` may take: the longest way from who imports to who exports, each with its own timeout."""
-        longest: dict[str, float] = {}
-
-        def of(name: str) -> float:
-            if name not in longest:
-                longest[name] = 0.0
-                capsule = self.capsules.get(name)
-                own = 0.0 if capsule is None else _patience(capsule)
-                longest[name] = own + max(map(of, self._order.dependents(name)), default=0.0)
-            return longest[name]
-
-        return max(map(of, self.capsules), default=0.0)
+        dependents = self._dependents()
+        until: dict[str, float] = {}
+        for name in _in_order(dependents):
+            before = max((until[each] for each in dependents[name]), default=0.0)
+            until[name] = before + _patience(self.capsules[name])
+        return max(until.values(), default=0.0)
 
     async def stop(self) -> None:
         """Stop all of them, who imports before who exports; each within its own deadline."""
+        self._stopping = True
+        dependents = self._dependents()
+        over = {name: trio.Event() for name in dependents}
         async with trio.open_nursery() as nursery:
-            for capsule in list(self.capsules.values()):
-                dependents = [
-                    self.capsules[name]
-                    for name in self._order.dependents(capsule.name)
-                    if name in self.capsules
-                ]
-                nursery.start_soon(self._shut_down, capsule, dependents)
+            for name, own in dependents.items():
+                nursery.start_soon(
+                    self._shut_down, self.capsules[name], [over[each] for each in own], over[name]
+                )
 
-    async def _shut_down(self, capsule: Capsule, dependents: list[Capsule]) -> None:
-        for each in dependents:
-            while not each.down and not self._is_optional(each, capsule):
-                await each.changed()
+    async def _shut_down(self, capsule: Capsule, before: list[trio.Event], over: trio.Event) -> None:
+        for each in before:
+            await each.wait()
         capsule.shut_down(at_once=False)
         with trio.move_on_after(_patience(capsule)):
             await _until_down(capsule)
+        over.set()
 
-    def _is_optional(self, importer: Capsule, provider: Capsule) -> bool:
-        """Then it may be part of a circle, and nobody waits for whom."""
-        return all(need.optional for need in importer.after if need.provider == provider.name)
+    def _dependents(self) -> dict[str, list[str]]:
+        """Who starts after each capsule, and stops before it. In case of a circle nobody waits: an old manifest that
+        goes on may make one with a new one."""
+        found: dict[str, list[str]] = {name: [] for name in self.capsules}
+        for name, capsule in self.capsules.items():
+            for need in capsule.after:
+                if need.provider in found:
+                    found[need.provider].append(name)
+        try:
+            _in_order(found)
+        except CycleError:
+            return {name: [] for name in self.capsules}
+        return found
 
     def kill(self) -> None:
         """No process is left behind, whatever happens."""
+        self._stopping = True
         for capsule in self.capsules.values():
             capsule.shut_down(at_once=True)
 
@@ -195,7 +203,14 @@ class Fleet:
 
 
 def _patience(capsule: Capsule) -> float:
-    return capsule.entry.manifest.supervision.stop_timeout + GRACE_SECONDS
+    """What runs may be of an older manifest than the one that it is to be."""
+    manifests = [capsule.entry.manifest, *(each.manifest for each in capsule.instances)]
+    return max(each.supervision.stop_timeout for each in manifests) + GRACE_SECONDS
+
+
+def _in_order(dependents: Mapping[str, list[str]]) -> list[str]:
+    """Each behind its dependents. Raises `CycleError`."""
+    return list(TopologicalSorter(dependents).static_order())
 
 
 async def _until_down(capsule: Capsule) -> None:

@@ -1,4 +1,4 @@
-"""The files of the capsules' histories, `<folder>/<capsule>.json`: read once at the start, written by one task.
+"""The files of the capsules' histories, `<folder>/<capsule>.json`: read when a capsule is made, written by one task.
 
 A file is replaced as a whole, so that a supervisor which is killed while it writes leaves the old one. It is not
 forced to the disk: a history outlives the supervisor, and what a machine without power forgets is one boot older.
@@ -52,12 +52,17 @@ class Histories:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._waiting: _Waiting = {}
+        self._writing: _Waiting = {}
         self._more = trio.Event()
         self._refused: set[str] = set()
         """Whose file the disk has refused; said once for each."""
 
     def read(self, capsule: str) -> History:
         """What is remembered of a capsule: nothing where there is no file, or none that can be read, which is said."""
+        for unwritten in (self._waiting, self._writing):  # the file is older
+            if capsule in unwritten:
+                of = unwritten[capsule]
+                return History() if of is None else of()
         path = self._path(capsule)
         try:
             return history.decode(_read(path), now())
@@ -89,6 +94,7 @@ class Histories:
             refused: dict[str, OSError] = {}
             with trio.CancelScope(shield=True):
                 refused = await trio.to_thread.run_sync(self._write_all, batch)
+            self._writing = {}
             self._again(asked, refused)
 
     def flush(self) -> None:
@@ -101,6 +107,7 @@ class Histories:
         self._more = trio.Event()
         at = now()
         asked, self._waiting = self._waiting, {}
+        self._writing = asked
         return {name: None if of is None else history.encode(of(), at) for name, of in asked.items()}, asked
 
     def _again(self, asked: _Waiting, refused: dict[str, OSError]) -> None:

@@ -116,6 +116,11 @@ class Instance:
         self._expected: Expected | None = None
 
     @property
+    def attached(self) -> bool:
+        """Whether it has listened, so that the backbone knows it."""
+        return self._attached
+
+    @property
     def pid(self) -> int | None:
         """None before there is a process, and once it has been reaped."""
         return self._process.pid if self._process is not None and not self._process.gone else None
@@ -448,8 +453,3 @@ def _not_compiled(how: How, message: str, status: int | None) -> Ending:
     if status is None:
         return Ending(Evidence(spawn_error=message), 0.0, None, None)
     return Ending(Evidence(report=Ended(how, message=reports.cut(message)), status=status), 0.0, None, None)
-
-
-def describe(ending: Ending) -> dict[str, object]:
-    """The evidence as the control socket shows it."""
-    return dict(exits.describe(ending.evidence, exits.reason(ending.evidence)))

@@ -15,6 +15,7 @@ from enum import Enum
 from typing import Literal, NamedTuple
 
 from capsuled.proto.control import Reason
+from capsuled.supervisor.manifest import Supervision
 
 Mode = Literal["always", "on-failure", "never"]
 
@@ -137,3 +138,27 @@ def delay(policy: Policy, restarts_before: int) -> float:
     except OverflowError:  # 2.0 to the 1024th: that loop has been at its maximum for long
         return policy.backoff_max
     return min(policy.backoff_max, grown)
+
+
+def policy(supervision: Supervision) -> Policy:
+    """The part of a manifest that says what follows an end."""
+    return Policy(
+        mode=supervision.restart,
+        backoff_initial=supervision.backoff_initial,
+        backoff_max=supervision.backoff_max,
+        backoff_factor=supervision.backoff_factor,
+        stable_after=supervision.stable_after,
+        start_limit=supervision.start_limit,
+        start_limit_interval=supervision.start_limit_interval,
+    )
+
+
+def follows(verdict: Verdict, policy: Policy) -> str:
+    """What follows an end, for people."""
+    match verdict.next:
+        case Next.STAY:
+            return "it stays down"
+        case Next.RETRY:
+            return f"it is started again after {verdict.delay:.3g} s"
+        case Next.EXHAUSTED:
+            return f"it has failed: {policy.start_limit} failures within {policy.start_limit_interval:g} s"

@@ -137,6 +137,10 @@ class Service:
             raise Conflict(
                 f"cannot {verb.value} {name} and wait until it is {wait}: wait for {REACHED_BY[verb]}"
             )
+        if self._is_leaving(name) and verb not in (Verb.STOP, Verb.KILL):
+            raise Conflict(
+                f"cannot {verb.value} {name}: its manifest is gone and it is being stopped: put that back, and reload"
+            )
         if self.stopping and verb not in (Verb.STOP, Verb.KILL):
             raise ShuttingDown(f"cannot {verb.value} {name}: the supervisor shuts down")
         try:
@@ -150,9 +154,11 @@ class Service:
         return ActResult(change, self._shape(capsule), wait is not None)
 
     async def reload(self, *, dry_run: bool) -> JsonObject:
-        if self._fleet is None or self.stopping:
+        if self._fleet is None or self._ends():
             raise ShuttingDown("cannot reload: the supervisor shuts down, or has not started yet")
         plan = await self._fleet.reload(dry_run=dry_run)
+        if self._ends() and not dry_run:
+            raise ShuttingDown("cannot reload: the supervisor shuts down")
         return plan.shape(dry_run=dry_run)
 
     async def settle(self, names: Sequence[str], timeout: float | None) -> None:
@@ -171,6 +177,9 @@ class Service:
         raise WaitTimedOut(
             f"cannot wait any longer: after {timeout:g} s {', '.join(waited)}; what was begun goes on"
         )
+
+    def _ends(self) -> bool:
+        return self.stopping
 
     def _is_leaving(self, name: str) -> bool:
         return self._fleet is not None and self._fleet.is_leaving(name)

@@ -125,12 +125,14 @@ class Router(Delivery):
     def succeed(self, new: int, old: int) -> None:
         """Between two messages: what `old` is subscribed to reaches it no more, and `new`, which stood by, gets what it
         has subscribed to itself. What waits for `old` stays there, and is read by it or counted as left."""
+        member = self.members.get(new)
+        if member is None:
+            return  # it has ended in the same moment, and the supervisor hears of it
         self.forget_routes()
         if (before := self.members.get(old)) is not None:
             for subscription in before.subscriptions.values():
                 self._unlist(before, subscription)
             before.standby = True
-        member = self.members[new]
         member.standby = False
         for subscription in member.subscriptions.values():
             self._table.add(subscription.pattern, subscription)

@@ -9,7 +9,10 @@ In reading order:
 - `check`: manifests and configuration, without running anything
 - `capsulectl`: the command line, and what each command does
 - `asking`: commands that are one question and its answer
+- `ends`: how an end is told
 - `following`: commands that go on: logs, events, wait
+- `top`: what capsules use and move, live; by `rates` (the numbers) and `screen` (the terminal)
+- `completion`: scripts for shells; from `commandline`, a parser as data
 - `client`: HTTP to the control socket
 - `render`: tables and colour on a terminal, plain columns elsewhere
 """

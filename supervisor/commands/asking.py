@@ -7,9 +7,10 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
+from typing import NamedTuple
 
 from capsuled.proto.control import Exit, State
-from capsuled.supervisor.commands import render
+from capsuled.supervisor.commands import ends, render
 from capsuled.supervisor.commands.client import Answer, Ask, CannotAsk, Client, capsule_path
 from capsuled.supervisor.control import reloading
 from capsuled.supervisor.control.shapes import CBOR, JSON, Json, JsonObject
@@ -24,10 +25,21 @@ EXITS: Mapping[str, Exit] = {
 RUNNING = (State.STARTING, State.READY, State.STOPPING)
 """States in which a capsule has a process; in any other `status NAME` exits with `Exit.NOT_RUNNING`."""
 
+SELDOM = ("waits_for", "beside")
+"""What a capsule waits for when it starts, and its other instances while it is being upgraded."""
+
 TRACE = ("time", "seq", "cause", "source", "principal", "topic")
 
 RELOAD_SECONDS = 120.0
 """For the supervisor to read all manifests and modules again, from whatever disk they are on."""
+
+
+class Refusal(NamedTuple):
+    """An error that the supervisor answered: the command's exit code, and a sentence that a terminal may have."""
+
+    code: Exit
+    message: str
+
 
 LIST = ("name", "state", "desired", "pid", "since", "attempt", "last exit")
 
@@ -38,7 +50,11 @@ def status(client: Client, given: argparse.Namespace) -> Exit:
     answer = client.ask(Ask("GET", capsule_path(given.name)))
     if failed := complain(answer, given):
         return failed
-    show(answer.value, given)
+    if given.json:
+        show(answer.value, given)
+    else:
+        # What is seldom there has a line only when it is.
+        render.facts({key: value for key, value in answer.value.items() if value or key not in SELDOM})
     return Exit.DONE if answer.value.get("state") in RUNNING else Exit.NOT_RUNNING
 
 
@@ -123,7 +139,7 @@ def why(client: Client, given: argparse.Namespace) -> Exit:
     render.facts({key: value for key, value in answer.value.items() if key != "exits"})
     for number, ended in enumerate(members(answer.value, "exits")):
         print(f"\nlast exit{f' but {number}' if number else ''}")
-        render.facts(ended)
+        print("\n".join(ends.lines(ended)))
     return Exit.DONE
 
 
@@ -235,16 +251,24 @@ def schema(_client: Client, _given: argparse.Namespace) -> Exit:
 
 def complain(answer: Answer, given: argparse.Namespace) -> Exit:
     """The exit code of an error, after telling it; `Exit.DONE` when the answer is none."""
-    if answer.status < HTTPStatus.BAD_REQUEST:
+    refused = refusal(answer)
+    if refused is None:
         return Exit.DONE
     if given.json:
         show(answer.value, given)
+    print(f"capsulectl: {refused.message}", file=sys.stderr)
+    return refused.code
+
+
+def refusal(answer: Answer) -> Refusal | None:
+    """What an error says; None when the answer is none."""
+    if answer.status < HTTPStatus.BAD_REQUEST:
+        return None
     error = answer.value.get("error")
     code, message = None, f"the supervisor answered {answer.status}"
     if isinstance(error, Mapping):
         code, message = error.get("code"), render.text(error.get("message"))
-    print(f"capsulectl: {message}", file=sys.stderr)
-    return EXITS.get(code, Exit.FAILED) if isinstance(code, str) else Exit.FAILED
+    return Refusal(EXITS.get(code, Exit.FAILED) if isinstance(code, str) else Exit.FAILED, message)
 
 
 def show(value: JsonObject, given: argparse.Namespace) -> None:

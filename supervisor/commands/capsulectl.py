@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from capsuled.proto.control import Exit
-from capsuled.supervisor.commands import asking, following
+from capsuled.supervisor.commands import asking, following, rates, top
 from capsuled.supervisor.commands.client import CannotAsk, Client, socket_path
 from capsuled.supervisor.control import durations
 
@@ -62,15 +62,15 @@ def parser() -> argparse.ArgumentParser:
     summary, _, epilog = (__doc__ or "").partition("\n\n")
     raw = argparse.RawDescriptionHelpFormatter
     # No abbreviations, here and below: one that a script uses is ambiguous after the next option.
-    top = argparse.ArgumentParser(
+    whole = argparse.ArgumentParser(
         "capsulectl", description=summary, epilog=epilog, formatter_class=raw, allow_abbrev=False
     )
-    top.set_defaults(json=False, socket=None)
-    _common(top)
-    commands = top.add_subparsers(metavar="COMMAND", required=True)
+    whole.set_defaults(json=False, socket=None)
+    _common(whole)
+    commands = whole.add_subparsers(metavar="COMMAND", required=True)
     _asking(commands)
     _following(commands)
-    return top
+    return whole
 
 
 def _asking(commands: Commands) -> None:
@@ -125,6 +125,8 @@ def _asking(commands: Commands) -> None:
     health = _add(commands, "health", asking.health, "exit 0 when all is well, 1 when not")
     health.add_argument("--level", choices=("alive", "ready"), default="alive", help="default: alive")
     _add(commands, "shutdown", asking.shutdown, "stop all capsules, then the supervisor")
+    shell = _add(commands, "completion", _completion, "a script that lets a shell complete capsulectl")
+    shell.add_argument("shell", choices=("bash", "zsh", "fish"), metavar="bash|zsh|fish")
     _add(commands, "schema", asking.schema, "JSON Schema of Capsule.toml and capsuled.toml")
 
 
@@ -135,6 +137,17 @@ def _following(commands: Commands) -> None:
     logs.add_argument("-n", "--lines", type=_count, metavar="N", help="the last N lines")
     events = _add(commands, "events", following.events, "what happened to capsules")
     events.add_argument("-f", "--follow", action="store_true", help="what happens from now on")
+    load = _add(commands, "top", top.top, "what capsules use and move; live on a terminal")
+    load.add_argument("--once", action="store_true", help="print one table, as where there is no terminal")
+    load.add_argument("--sort", choices=tuple(rates.BY_TITLE), default="cpu", help="default: cpu")
+    load.add_argument("--reverse", action="store_true", help="the other way round")
+    load.add_argument(
+        "--interval",
+        type=_duration,
+        default=top.INTERVAL,
+        metavar="D",
+        help="between two looks: 500ms, 5s (default: 2s)",
+    )
     wait = _add(commands, "wait", following.wait, "wait until it is as asked, changing nothing")
     wait.add_argument("name", metavar="NAME")
     wait.add_argument("--for", dest="wait_for", choices=("ready", "down"), required=True)
@@ -167,6 +180,12 @@ def _duration(text: str) -> float:
         return durations.parse(text)
     except ValueError as exc:
         raise argparse.ArgumentTypeError(str(exc)) from exc
+
+
+def _completion(client: Client, given: argparse.Namespace) -> Exit:
+    from capsuled.supervisor.commands.completion import completion
+
+    return completion(client, given)
 
 
 def _count(text: str) -> int:

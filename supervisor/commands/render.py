@@ -79,6 +79,16 @@ def text(value: Json) -> str:
     return str(value)
 
 
+def size(value: int | None) -> str:
+    """Bytes for people: ``48.2 MiB``."""
+    if value is None:
+        return "-"
+    amount, units = float(value), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while amount >= 1024 and len(units) > 1:
+        amount, units = amount / 1024, units[1:]
+    return f"{amount:.0f} {units[0]}" if units[0] == "B" else f"{amount:.1f} {units[0]}"
+
+
 def _inner(value: Json) -> str:
     return f"({text(value)})" if isinstance(value, Mapping) and value else text(value)
 

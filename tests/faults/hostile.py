@@ -45,7 +45,7 @@ version = "1.0.0"
 file = "hostile.wasm"
 hash = "sha256:{hash}"
 [limits]
-log_bytes_per_second = "64KiB"
+log_bytes_per_second = "{rate}"
 [supervision]
 stop_timeout = "200ms"
 """
@@ -65,13 +65,16 @@ class ReadyMade(Compiler):
 class Hostile:
     """One instance whose worker is a script, and what has become of it."""
 
-    def __init__(self, edges: Path, on_report: Callable[[Report], None] | None = None) -> None:
+    def __init__(
+        self, edges: Path, on_report: Callable[[Report], None] | None = None, *, rate: str = "64KiB"
+    ) -> None:
+        """`rate` is its `log_bytes_per_second`."""
         self.reports: list[Report] = []
         self.offered: list[JsonObject] = []
         self.bus = Bus(1 << 20, 1 << 20)
         self.book = LogBook("hostile", 100_000, 64 << 20, lambda _, line: self.offered.append(line))
         self.instance = Instance(
-            manifest(),
+            manifest(rate),
             b"",
             {},
             edges,
@@ -103,8 +106,8 @@ class Hostile:
         self.instance.kill(Intent.OPERATOR_KILL)
 
 
-def manifest() -> Manifest:
-    return parse(MANIFEST.format(hash="0" * 64), "Capsule.toml", Limits(), False)
+def manifest(rate: str = "64KiB") -> Manifest:
+    return parse(MANIFEST.format(hash="0" * 64, rate=rate), "Capsule.toml", Limits(), False)
 
 
 def worker(monkeypatch: pytest.MonkeyPatch, script: str) -> None:

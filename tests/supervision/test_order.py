@@ -95,6 +95,42 @@ def test_an_optional_provider_that_fails_holds_nobody_up(daemon: Daemon) -> None
     assert daemon.of("broken")["state"] == "backoff"
 
 
+def test_an_optional_circle_is_none(daemon: Daemon) -> None:
+    """Whichever way round their names are, and one after the other."""
+    quiet = lives.QUIET
+    for one, two in (("a", "b"), ("d", "c")):
+        daemon.capsule(one, lives.sleeper(), subscribe=quiet, extra=IMPORTS.format(two) + EXPORTS.format(one))
+        daemon.capsule(
+            two, lives.sleeper(), subscribe=quiet, extra=OPTIONAL.format(one) + EXPORTS.format(two)
+        )
+    daemon.start(wait_for=["a", "b", "c", "d"])
+    assert order_of(daemon, "ready").index("b") < order_of(daemon, "ready").index("a")
+
+
+def test_who_waits_is_told_of_another_provider(daemon: Daemon) -> None:
+    """One that comes with a reload is taken, and the one that never gets ready is not waited for any longer."""
+    late = '[supervision]\nready_timeout = "60s"\n'
+    daemon.capsule(
+        "old", lives.sleeper(says_ready=False), subscribe=lives.QUIET, extra=EXPORTS.format("x") + late
+    )
+    daemon.capsule("app", lives.sleeper(), subscribe=lives.QUIET, extra=IMPORTS.format("x"))
+    daemon.start()
+    assert daemon.wait_state("app", "starting")["waits_for"] == "old"
+    daemon.capsule(
+        "new", lives.sleeper(), subscribe=lives.QUIET, extra=EXPORTS.format("x").replace("1.2.0", "1.3.0")
+    )
+    assert daemon.ctl("reload").returncode == 0
+    daemon.wait("app", lambda each: each["ready"])
+
+
+def test_a_provider_that_ends_takes_nobody_with_it(daemon: Daemon) -> None:
+    chain(daemon)
+    daemon.start(wait_for=["a", "b", "c"])
+    pids = {name: daemon.worker(name) for name in "ab"}
+    assert daemon.act("c", "kill", wait="down").status == 200
+    assert {name: daemon.worker(name) for name in "ab"} == pids
+
+
 def test_circles_and_missing_providers_are_left_out(daemon: Daemon) -> None:
     """They are told with their files; the rest starts. `capsuled check` tells them too."""
     quiet = lives.QUIET

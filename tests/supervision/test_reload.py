@@ -122,9 +122,48 @@ def test_one_that_is_removed_and_comes_back(daemon: Daemon) -> None:
     changing.remove(daemon, "slow")
     assert daemon.ctl("reload").returncode == 0
     assert daemon.of("slow")["state"] == "stopping"
+    assert daemon.act("slow", "start").status == 409
     kept.rename(daemon.capsules / "slow")
     assert daemon.ctl("reload").returncode == 0
     daemon.wait("slow", lambda each: each["ready"] and each["instance"] != before)
+    assert daemon.get("/v1/capsules/slow/why")["exits"] == [], "its namesake is forgotten"
+
+
+def test_one_that_is_removed_comes_back_and_is_removed(daemon: Daemon) -> None:
+    """All before the first one is down: it stays away, and comes when it is wanted once more."""
+    daemon.capsule("slow", lives.spinner(), extra='[supervision]\nstop_timeout = "1s"\n')
+    daemon.start(wait_for=["slow"])
+    kept = daemon.folder / "kept"
+    for wanted in (False, True, False):
+        if wanted:
+            shutil.copytree(kept, daemon.capsules / "slow")
+        else:
+            shutil.copytree(daemon.capsules / "slow", kept, dirs_exist_ok=True)
+            changing.remove(daemon, "slow")
+        assert daemon.ctl("reload").returncode == 0
+    assert daemon.of("slow")["state"] == "stopping"
+    reload(daemon)
+    daemon.wait_event(lambda each: each["event"] == "stopped")
+    while daemon.get("/v1/capsules")["capsules"]:
+        pass
+    shutil.copytree(kept, daemon.capsules / "slow")
+    assert reload(daemon)["added"] == ["slow"]
+    assert daemon.of("slow")["ready"]
+
+
+def test_one_that_has_ended_well_is_started_when_it_is_changed(daemon: Daemon) -> None:
+    """It is wanted up still; one that somebody has stopped is not."""
+    for name in ("done", "stopped"):
+        daemon.capsule(name, lives.returns())
+    daemon.start()
+    for name in ("done", "stopped"):
+        daemon.wait_state(name, "stopped")
+    daemon.act("stopped", "stop", wait="down")
+    for name in ("done", "stopped"):
+        rewrite(daemon, name, 'version = "1.0.0"', 'version = "1.0.1"')
+    reload(daemon)
+    assert states(daemon, "done").count("ready") == 2
+    assert states(daemon, "stopped").count("ready") == 1
 
 
 def test_a_failed_one_begins_anew(daemon: Daemon) -> None:

@@ -30,7 +30,7 @@ def worker(version: int) -> bytes:
     handle = program.call("ipc_subscribe", text("work.item"), quiet=True)
     program.call("ready", quiet=True)
     body = program.part()
-    got = body.call("ipc_recv", handle, 60_000, buffer(4000))
+    got = body.call("ipc_recv", handle, 60_000, buffer(600))
     body.raw(f"(if (i64.lt_s (local.get $r{got.number}) (i64.const 0)) (then return))")  # it is cancelled
     program.loop(1_000_000, body)
     program.call("log", 2, text(f"version {version}"), quiet=True)
@@ -46,19 +46,18 @@ def replace_module(daemon: Daemon, name: str, wasm: bytes) -> None:
 
 def received(daemon: Daemon, name: str) -> list[tuple[str, int]]:
     """The instance and the payload of each message that a worker has logged, in order."""
-    found: list[tuple[str, int]] = []
-    for line in daemon.lines(name):
-        if line["message"].startswith('{"call"'):
-            said = json.loads(line["message"])
-            data = bytes.fromhex(said["hex"])
-            if said["result"] > 0 and data:
-                found.append((line["instance"], payload_of(data)))
-    return found
+    return [(line["instance"], number) for line in daemon.lines(name) for number in numbers(line)]
 
 
-def payload_of(envelope: bytes) -> int:
-    messages: list[dict[str, Any]] = cbor2.loads(envelope)["messages"]
-    return int(messages[0]["payload"])
+def numbers(line: dict[str, Any]) -> list[int]:
+    """The payloads of the messages that a line holds: what waits together is received together."""
+    if not line["message"].startswith('{"call"'):
+        return []
+    said = json.loads(line["message"])
+    if said["result"] <= 0 or not said["hex"]:
+        return []
+    messages: list[dict[str, Any]] = cbor2.loads(bytes.fromhex(said["hex"]))["messages"]
+    return [int(each["payload"]) for each in messages]
 
 
 def test_no_message_is_lost_and_none_comes_twice(daemon: Daemon) -> None:
@@ -102,13 +101,6 @@ def test_no_message_is_lost_and_none_comes_twice(daemon: Daemon) -> None:
     assert [(each["reason"], each["instance"], each["then"]) for each in why] == [
         ("cancelled", before, "another instance serves")
     ]
-
-
-def numbers(line: dict[str, Any]) -> list[int]:
-    if not line["message"].startswith('{"call"'):
-        return []
-    said = json.loads(line["message"])
-    return [payload_of(bytes.fromhex(said["hex"]))] if said["result"] > 0 and said["hex"] else []
 
 
 def publish_ask(number: int) -> Ask:

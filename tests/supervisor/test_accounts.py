@@ -81,6 +81,16 @@ def test_what_has_ended_stays_in_the_sums() -> None:
     assert (found["published"], found["routed"], found["host_calls"]) == (10, 10, 11)
 
 
+def test_two_instances_at_a_time() -> None:
+    """As during an upgrade: both are counted, and each of their subscriptions is a line."""
+    known = {index: figures(index, (1, "a.*", 0), published=index, queued=index) for index in (2, 3)}
+    claims = {"echo": [(2, page(published=2)), (3, page(published=3)), (4, None)]}
+    found: dict[str, Any] = dict(Accounts().document(claims, BusFigures(1, known, {}, {}), ["echo"]))
+    echo = of(found, "echo")
+    assert (echo["published"], echo["routed"], echo["queued"]) == (5, 5, 5)
+    assert len(found["subscriptions"]) == 2
+
+
 def test_looking_changes_nothing() -> None:
     """A document is the same when it is asked for again: what lives is not taken into the sums."""
     accounts = Accounts()

@@ -31,7 +31,6 @@ def test_who_imports_starts_after_who_exports() -> None:
     """Whatever their order in the catalogue; who imports nothing starts after nobody."""
     found = ordered(app=imports("^1.0"), db=exports("1.2.0"), other="")
     assert found.needs == {"app": (Need("db", "acme.session", False),), "db": (), "other": ()}
-    assert found.dependents("db") == ["app"]
     assert found.unmet == ()
 
 
@@ -112,9 +111,30 @@ def test_who_needs_itself() -> None:
 
 
 def test_an_optional_wait_closes_no_circle() -> None:
-    """One of the two starts first."""
+    """It is not waited for, whatever the names are; of two that are optional one is."""
+    for one, two in (("a", "b"), ("b", "a")):
+        found = ordered(
+            **{
+                one: imports("^1.0", two, optional=True) + exports("1.0.0", one),
+                two: imports("^1.0", one) + exports("1.0.0", two),
+            }
+        )
+        assert found.unmet == ()
+        assert found.needs == {one: (), two: (Need(one, f"acme.{one}", False),)}
     found = ordered(
         a=imports("^1.0", "b", optional=True) + exports("1.0.0", "a"),
-        b=imports("^1.0", "a") + exports("1.0.0", "b"),
+        b=imports("^1.0", "a", optional=True) + exports("1.0.0", "b"),
     )
-    assert found.unmet == ()
+    assert found.needs == {"a": (Need("b", "acme.b", True),), "b": ()}
+
+
+def test_a_long_chain_without_its_end() -> None:
+    """A thousand capsules that all cannot start are told in one go."""
+    names = [f"c{number}" for number in range(1000)]
+    found = ordered(
+        **{
+            name: imports("^1.0", f"c{number + 1}") + exports("1.0.0", name)
+            for number, name in enumerate(names)
+        }
+    )
+    assert len(found.unmet) == 1000

@@ -314,6 +314,20 @@ def test_a_newer_supervisor_is_understood() -> None:
     assert ran("events", daemon=daemon).out == "- - new\n"
 
 
+def test_what_is_seldom_there_is_shown_when_it_is() -> None:
+    """What a capsule waits for, and another instance of it during an upgrade, have a line only then."""
+    daemon = Daemon()
+    echo = daemon.capsules_by_name["echo"]
+    echo.update(waits_for=None, beside=[])
+    out = ran("status", "echo", daemon=daemon).out
+    assert "waits_for" not in out
+    assert "beside" not in out
+    echo.update(waits_for="bank", beside=[{"instance": "5d", "pid": 12, "version": "2.0.0"}])
+    out = ran("status", "echo", daemon=daemon).out
+    assert "waits_for: bank\n" in out
+    assert "beside:    instance 5d, pid 12, version 2.0.0\n" in out
+
+
 # Who is there, and who may.
 
 

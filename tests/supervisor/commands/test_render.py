@@ -64,3 +64,20 @@ def test_table_without_rows(capsys: pytest.CaptureFixture[str]) -> None:
     """Without rows there are the headings."""
     render.table(("name", "x"), [])
     assert capsys.readouterr().out == "NAME  X\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "-"),
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (1536 * 1024, "1.5 MiB"),
+        (3 * 1024**4, "3.0 TiB"),
+        (5000 * 1024**4, "5000.0 TiB"),
+    ],
+)
+def test_size(value: int | None, text: str) -> None:
+    """Bytes in the unit that keeps them short; the largest one takes what is more."""
+    assert render.size(value) == text

@@ -13,11 +13,13 @@ from typing import Any, cast
 
 import pytest
 
-from capsuled.supervisor import diagnostic
+from capsuled.supervisor.commands.client import Ask, Stream
 from capsuled.supervisor.control import durations, errors, openapi, parameters
 from capsuled.supervisor.control.errors import BadParameter
 from capsuled.supervisor.control.routes import ROUTES, Route
 
+from ...e2e import lives
+from ...support.daemon import DEADLINE, Daemon
 from .serving import ask, run, serving
 
 TOP = Path(__file__).resolve().parents[3]
@@ -93,22 +95,6 @@ def test_it_is_served_as_it_stands_in_the_docs() -> None:
     run(main)
 
 
-def test_a_message_of_a_tap_is_told_in_full() -> None:
-    """Its lines have the members that the document tells: schemathesis cannot follow a stream without an end."""
-    stamped: dict[str, Any] = {
-        "time_ms": 1,
-        "topic": "a.b",
-        "source": "operator",
-        "instance": b"",
-        "principal": "root",
-        "seq": 1,
-        "cause": 0,
-        "payload": b"\x01",
-    }
-    schema = DOCUMENT["components"]["schemas"]["Message"]
-    assert set(diagnostic.message(stamped)) == set(schema["properties"]) == set(schema["required"])
-
-
 @pytest.mark.timeout(150)
 def test_the_real_supervisor_keeps_it() -> None:
     """schemathesis finds nothing that the document does not say, nor anything it says that is not so."""
@@ -154,3 +140,55 @@ sys.exit(0 if check.is_valid(good) and not check.is_valid(bad) else 1)
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
+
+
+def told(name: str) -> set[str]:
+    return set(DOCUMENT["components"]["schemas"][name]["properties"])
+
+
+def test_who_waits_and_who_is_beside(daemon: Daemon) -> None:
+    """A capsule that waits for another says for whom, and one that is succeeded who is there beside it; and a tap's
+    line, of the real backbone, has the members of the document."""
+    daemon.capsule(
+        "provider",
+        lives.sleeper(says_ready=False),
+        subscribe=lives.QUIET,
+        extra='[supervision]\nready = "guest"\nready_timeout = "60s"\n[exports.acme]\nsession = "1.0.0"',
+    )
+    daemon.capsule(
+        "importer",
+        lives.sleeper(),
+        subscribe=lives.QUIET,
+        extra='[imports.acme]\nsession = "^1.0"',
+    )
+    daemon.capsule(
+        "other",
+        lives.sleeper(says_ready=False),
+        subscribe=lives.QUIET,
+        extra='[supervision]\nready = "started"\nready_timeout = "60s"',
+    )
+    daemon.start(wait_for=["other"])
+    waiting = daemon.of("importer")
+    assert (waiting["state"], waiting["waits_for"]) == ("starting", "provider")
+
+    manifest = daemon.capsules / "other/Capsule.toml"
+    changes = {'ready = "started"': 'ready = "guest"', 'version = "1.0.0"': 'version = "1.1.0"'}
+    text = manifest.read_text()
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    manifest.write_text(text)
+    answer = daemon.client.ask(Ask("POST", "/v1/reload"))
+    assert (answer.status, set(answer.value)) == (202, told("Plan"))
+    changed = daemon.of("other")
+    assert set(changed) == told("Capsule")
+    assert [each["version"] for each in changed["beside"]] == ["1.1.0"]
+    beside = DOCUMENT["components"]["schemas"]["Capsule"]["properties"]["beside"]["items"]
+    assert set(changed["beside"][0]) == set(beside["properties"])
+
+    with daemon.client.follow(Ask("GET", "/v1/bus/tap", {"pattern": "a.*"}, None)) as tap:
+        assert isinstance(tap, Stream)
+        published = daemon.client.ask(Ask("POST", "/v1/bus/publish", {"topic": "a.b"}, body=b"1"))
+        line = tap.line(DEADLINE)
+        assert line is not None
+        assert (line["seq"], set(line)) == (published.value["seq"], told("Message"))

@@ -13,6 +13,7 @@ In reading order:
 - `following`: commands that go on: logs, events, wait
 - `top`: what capsules use and move, live; by `rates` (the numbers) and `screen` (the terminal)
 - `completion`: scripts for shells; from `commandline`, a parser as data
+- `manual`: the manual pages
 - `client`: HTTP to the control socket
 - `render`: tables and colour on a terminal, plain columns elsewhere
 """

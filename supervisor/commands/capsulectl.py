@@ -1,12 +1,4 @@
-"""capsulectl: ask the supervisor.
-
-exit codes:
-  0  done                      4  no such capsule
-  1  failed                    5  not permitted
-  2  wrong usage               6  timed out waiting
-  3  the capsule is not up     7  no supervisor there
-With several names it is the highest of theirs.
-"""
+"""capsulectl: ask the supervisor."""
 
 from __future__ import annotations
 
@@ -15,7 +7,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from capsuled.proto.control import Exit
@@ -27,6 +19,17 @@ if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # pyright: ignore[reportPrivateUsage]
 
 Command = Callable[[Client, argparse.Namespace], Exit]
+
+EXITS: Mapping[Exit, str] = {
+    Exit.DONE: "done",
+    Exit.FAILED: "failed",
+    Exit.USAGE: "wrong usage",
+    Exit.NOT_RUNNING: "the capsule is not up",
+    Exit.NO_SUCH_CAPSULE: "no such capsule",
+    Exit.NOT_PERMITTED: "not permitted",
+    Exit.TIMED_OUT: "timed out waiting",
+    Exit.NO_SUPERVISOR: "no supervisor there",
+}
 
 INTERRUPTED = 128 + signal.SIGINT
 """As shells report it; no word of the supervisor's, so not in `Exit`."""
@@ -59,11 +62,12 @@ def _print_any_letter(out: TextIO) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    summary, _, epilog = (__doc__ or "").partition("\n\n")
+    told = "".join(f"  {code.value}  {what}\n" for code, what in EXITS.items())
+    epilog = f"exit codes:\n{told}With several names it is the highest of theirs."
     raw = argparse.RawDescriptionHelpFormatter
     # No abbreviations, here and below: one that a script uses is ambiguous after the next option.
     whole = argparse.ArgumentParser(
-        "capsulectl", description=summary, epilog=epilog, formatter_class=raw, allow_abbrev=False
+        "capsulectl", description=__doc__, epilog=epilog, formatter_class=raw, allow_abbrev=False
     )
     whole.set_defaults(json=False, socket=None)
     _common(whole)

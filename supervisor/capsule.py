@@ -416,18 +416,17 @@ class Capsule:
         try:
             self.successor = self._made(self.target, standby=True)
         except (catalogue.CannotRead, secrets.SecretUnreadable) as exc:
-            self._around.nursery.start_soon(self._cannot_succeed, str(exc))
+            self._not_succeeded(Ending(Evidence(spawn_error=str(exc)), 0.0, None, None), "")
             return
         self._tell("upgrading", version=self.target.manifest.package.version)
         self._around.nursery.start_soon(self._live, self.successor)
-
-    async def _cannot_succeed(self, error: str) -> None:
-        self._not_succeeded(Ending(Evidence(spawn_error=error), 0.0, None, None), "")
 
     def _succeed(self, new: Instance) -> None:
         """The successor is ready: between two messages it gets what the old one has subscribed to."""
         old = self.instance
         self.instance, self.successor = new, None
+        for older in self._retiring:
+            older.kill(Intent.STOP)  # there are two at a time, and not one for each reload
         if old is not None:
             self._around.bus.succeed(new.index, old.index)
             self._retiring.append(old)

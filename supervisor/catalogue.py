@@ -55,12 +55,16 @@ class Catalogue:
     faults: tuple[Fault, ...] = ()
 
 
-def load(paths: Iterable[Path], using: Configuration, check: bool = False) -> Catalogue:
+def load(
+    paths: Iterable[Path], using: Configuration, check: bool = False, known: Mapping[str, Path] | None = None
+) -> Catalogue:
     """The capsules at `paths`, in the order of `paths` and of names.
 
     A path is a folder that holds a folder for each capsule, or one capsule's folder, or its manifest. With
-    `check` each module is read too: that it is there, is WebAssembly and has the manifest's hash.
+    `check` each module is read too: that it is there, is WebAssembly and has the manifest's hash. `known` are the
+    manifests of capsules that there are already: nobody takes a name or a place from them.
     """
+    known = known or {}
     entries: dict[str, Entry] = {}
     faults: list[Fault] = []
     for path in _manifests(paths, faults):
@@ -70,14 +74,20 @@ def load(paths: Iterable[Path], using: Configuration, check: bool = False) -> Ca
             faults.extend(exc.faults)
             continue
         name = entry.manifest.package.name
-        if name in entries:
-            sentence = f"'{name}' is taken by {entries[name].manifest_path}: write another name"
-            faults.append(Fault(str(path), "package.name", sentence))
-        elif len(entries) >= using.limits.total_capsules:
-            limit = f"total_capsules = {using.limits.total_capsules} in [limits] of {manifest.CONFIGURATION}"
-            faults.append(Fault(str(path), "", f"one capsule more than {limit}: raise it, or take some away"))
-        else:
-            entries[name] = entry
+        first = entries.setdefault(name, entry)
+        if first is not entry:
+            holder, other = (entry, first) if known.get(name) == path else (first, entry)
+            entries[name] = holder
+            sentence = f"'{name}' is taken by {holder.manifest_path}: write another name"
+            faults.append(Fault(str(other.manifest_path), "package.name", sentence))
+    limit = using.limits.total_capsules
+    for name in [each for each in entries if each not in known][
+        max(0, limit - len(known.keys() & entries)) :
+    ]:
+        sentence = f"one capsule more than total_capsules = {limit} in [limits] of {manifest.CONFIGURATION}"
+        faults.append(
+            Fault(str(entries.pop(name).manifest_path), "", f"{sentence}: raise it, or take some away")
+        )
     return Catalogue(entries, tuple(faults))
 
 

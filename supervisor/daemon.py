@@ -13,7 +13,7 @@ import itertools
 import logging
 import os
 import signal
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -131,7 +131,10 @@ async def _supervise(
                 def make(entry: Entry) -> Capsule:
                     return Capsule(entry, around, logs.book(entry.manifest.package.name))
 
-                hooks = Hooks(partial(catalogue.load, using.capsules, using), make, histories.forget)
+                def read(known: Mapping[str, Path]) -> Catalogue:
+                    return catalogue.load(using.capsules, using, known=known)
+
+                hooks = Hooks(read, make, histories.forget)
                 fleet = Fleet(capsules, hooks, capsules_nursery)
                 service.lead(fleet)
                 bus.on_fault = partial(_tell_fault, fleet)

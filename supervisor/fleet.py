@@ -9,6 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 import trio
@@ -31,8 +32,8 @@ GRACE_SECONDS = 2.0
 class Hooks(NamedTuple):
     """What a fleet needs of the daemon."""
 
-    read: Callable[[], Catalogue]
-    """The manifests as they are now; called in a thread."""
+    read: Callable[[Mapping[str, Path]], Catalogue]
+    """The manifests as they are now, where those of the capsules that there are come first; called in a thread."""
     make: Callable[[Entry], Capsule]
     forget: Callable[[str], None]
     """A capsule is there no more: nothing needs to be remembered of it."""
@@ -69,7 +70,8 @@ class Fleet:
     async def reload(self, *, dry_run: bool) -> Plan:
         """Read the manifests again, and set going what follows from them; with `dry_run` only say what would."""
         async with self._one_at_a_time:
-            found = await trio.to_thread.run_sync(self._hooks.read)
+            known = {name: entry.manifest_path for name, entry in self._targets().items()}
+            found = await trio.to_thread.run_sync(self._hooks.read, known)
             plan = reload.plan(self._targets(), found)
             if not dry_run and not self._stopping:
                 LOG.info("reload", extra=ownlog.fields(**_counts(plan)))

@@ -108,7 +108,14 @@ class Histories:
         at = now()
         asked, self._waiting = self._waiting, {}
         self._writing = asked
-        return {name: None if of is None else history.encode(of(), at) for name, of in asked.items()}, asked
+        batch: dict[str, bytes | None] = {}
+        for name, of in asked.items():
+            try:
+                batch[name] = None if of is None else history.encode(of(), at)
+            except (ValueError, OverflowError, RecursionError):
+                # A defect of ours costs this capsule its history, and not everybody the supervisor.
+                LOG.exception("cannot remember what became of %s", name)
+        return batch, asked
 
     def _again(self, asked: _Waiting, refused: dict[str, OSError]) -> None:
         for name, exc in refused.items():

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -92,7 +92,7 @@ def decode(data: bytes, now: Moment) -> History:
     try:
         read = _STORED.validate_json(data)
         exits = tuple(_exit(each) for each in read.exits)
-    except (ValidationError, ValueError, RecursionError) as exc:
+    except (ValidationError, ValueError, OverflowError, RecursionError) as exc:
         first = exc.errors(include_url=False)[0] if isinstance(exc, ValidationError) else None
         why = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"]))) if first else str(exc)
         raise HistoryInvalid(why) from exc
@@ -128,7 +128,8 @@ _STORED = TypeAdapter(_Stored)
 def _exit(read: _Exit) -> ExitRecord:
     if read.time.tzinfo is None:
         raise ValueError(f"exits: {read.time.isoformat()} has no time zone")
-    return ExitRecord(read.time, read.instance, read.reason, read.evidence)
+    json.dumps(read.evidence, allow_nan=False)  # what cannot be shown cannot be kept
+    return ExitRecord(read.time.astimezone(timezone.utc), read.instance, read.reason, read.evidence)
 
 
 def _encode(history: History, now: Moment) -> bytes:

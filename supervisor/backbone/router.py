@@ -46,6 +46,10 @@ LOOKED_THROUGH, HANDED_OVER, HANDED_OVER_BYTES = 512, 16, 64 * 1024
 charged another control record: or a worker that subscribes and unsubscribes for ever would have all of it copied
 each time."""
 
+HANDED_OVER_AT_ONCE, LOOKED_THROUGH_AT_ONCE = 1024, 64 * 1024
+"""The same for all subscriptions of an instance that takes over, which nobody can be made to wait for: what is beyond
+them it does not get."""
+
 NOBODY = bytes(16)
 """Instance of a source that is no capsule."""
 
@@ -134,11 +138,15 @@ class Router(Delivery):
                 self._unlist(before, subscription)
             before.standby = True
         member.standby = False
+        shelves = self.notes.shelves
+        room, looks = min(member.admission.queue_messages, HANDED_OVER_AT_ONCE), LOOKED_THROUGH_AT_ONCE
         for subscription in member.subscriptions.values():
             self._table.add(subscription.pattern, subscription)
-            for each in self.notes.shelves.matching(subscription.pattern):
-                if each.seq > subscription.since:  # what was retained before that it has got
+            looks -= shelves.looked_through(subscription.pattern)
+            for each in shelves.matching(subscription.pattern) if room and looks > 0 else ():
+                if room and each.seq > subscription.since:  # what was retained before that it has got
                     self._hand_over(member, subscription, each)
+                    room -= 1
             subscription.since = self.seq
 
     # ── frames come in ───────────────────────────────────────────────────────────────────────────

@@ -166,6 +166,25 @@ def test_one_that_has_ended_well_is_started_when_it_is_changed(daemon: Daemon) -
     assert states(daemon, "stopped").count("ready") == 1
 
 
+def test_nobody_takes_a_name_or_a_place(daemon: Daemon) -> None:
+    """A folder that comes first and says the same name is a fault of its own; so is one capsule more than may be."""
+    for name in ("victim", "x"):
+        daemon.capsule(name, lives.sleeper(), subscribe=lives.QUIET)
+    daemon.start(configuration="[limits]\ntotal_capsules = 2", wait_for=["victim", "x"])
+    before = instances(daemon)
+    daemon.capsule("aaa", lives.sleeper(), subscribe=lives.QUIET)
+    plan = reload(daemon)
+    assert (plan["added"], plan["unchanged"]) == ([], ["victim", "x"])
+    assert "total_capsules = 2" in plan["faults"][0]["message"]
+    rewrite(daemon, "aaa", 'name = "aaa"', 'name = "victim"')
+    plan = reload(daemon)
+    assert (plan["changed"], plan["unchanged"]) == ([], ["victim", "x"])
+    (fault,) = plan["faults"]
+    assert fault["file"].endswith("aaa/Capsule.toml")
+    assert "'victim' is taken by" in fault["message"]
+    assert instances(daemon) == before
+
+
 def test_a_failed_one_begins_anew(daemon: Daemon) -> None:
     """With a new manifest; one that is not changed stays as it is."""
     daemon.capsule(

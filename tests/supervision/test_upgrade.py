@@ -150,6 +150,28 @@ def trapping_at_once() -> bytes:
     return program.wasm()
 
 
+def test_one_that_cannot_even_be_begun(daemon: Daemon) -> None:
+    """As with a secret that is not there: the reload says so, and the old instance goes on."""
+    daemon.capsule("sleeper", lives.sleeper(), subscribe=lives.QUIET)
+    daemon.start(wait_for=["sleeper"])
+    before = daemon.of("sleeper")["instance"]
+    rewrite(daemon, "sleeper", "[capabilities]", '[config]\nk = { secret = "nope" }\n[capabilities]')
+    said = daemon.ctl("reload", "--wait", "--timeout", "20s")
+    assert said.returncode == 1, said
+    assert "spawn-failed" in said.stderr + said.stdout
+    assert daemon.of("sleeper")["instance"] == before
+
+
+def test_there_are_two_at_a_time(daemon: Daemon) -> None:
+    """However often it is changed: one that is being succeeded ends when its successor is."""
+    daemon.capsule("spinner", lives.spinner())
+    daemon.start(wait_for=["spinner"])
+    for version in range(1, 5):
+        rewrite(daemon, "spinner", f'version = "{version}.0.0"', f'version = "{version + 1}.0.0"')
+        reload(daemon)
+        ask_until(daemon, "spinner", lambda each: len(each["beside"]) <= 1)
+
+
 @pytest.mark.parametrize("verb", ["stop", "kill"])
 def test_an_operator_who_wants_it_down_meanwhile(daemon: Daemon, verb: str) -> None:
     """Both instances end, and nothing is left; the next start is as the new manifest has it."""

@@ -38,6 +38,9 @@ def stored(**changes: Any) -> bytes:
     return json.dumps({**json.loads(history.encode(FULL, NOW)), **changes}).encode()
 
 
+FIRST = json.loads(stored())["exits"][0]
+
+
 @pytest.mark.parametrize(
     ("data", "told"),
     [
@@ -54,6 +57,8 @@ def stored(**changes: Any) -> bytes:
         (stored(exits=[{}]), "exits.0"),
         (stored(exits=json.loads(stored())["exits"] * (KEPT_EXITS + 1)), "exits"),
         (stored(running="x" * 65), "running"),
+        (stored(exits=[{**FIRST, "time": "0001-01-01T00:00:00+23:00"}]), "range"),
+        (stored(exits=[{**FIRST, "evidence": {"value": float("nan")}}]), "JSON compliant"),
         (stored(boot="x" * MAX_BYTES), f"{MAX_BYTES} at most"),
     ],
 )

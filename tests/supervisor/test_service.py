@@ -69,7 +69,7 @@ class Stage:
         self.ended = False
         self.service = Service(self.bus, probed(), self._end)
         histories = Histories(Path("/none"))
-        hooks = Hooks(lambda: Catalogue({}), self._never, histories.forget)
+        hooks = Hooks(lambda _: Catalogue({}), self._never, histories.forget)
         self.fleet = Fleet({}, hooks, nursery)
         self.fleet.faults = (Fault("bad/Capsule.toml", "package.name", "missing"),)
         self.service.lead(self.fleet)

@@ -8,6 +8,7 @@ from capsuled.proto import records
 from capsuled.proto.grants import Grants
 from capsuled.proto.records import DownKind, UpKind
 from capsuled.supervisor.backbone.members import Admission
+from capsuled.supervisor.backbone.router import HANDED_OVER_AT_ONCE
 
 from .making import admission, publish, subscribe, unsubscribe
 from .test_router import Bench
@@ -102,3 +103,22 @@ def test_who_stands_by_can_end() -> None:
     stage.router.detach(NEW)
     stage.take(SAYER, publish("a.b", 0, b"x"))
     assert bodies(stage, OLD) == [b"x"]
+
+
+def test_what_is_handed_over_at_once_is_bounded() -> None:
+    """However many subscriptions there are, and however much is retained: everybody waits meanwhile."""
+    publishers = range(10, 14)
+    stage = bench()
+    for index in publishers:
+        stage.router.attach(replace(admission(index), grants=Grants(("a.*",), (), ("a.*",))), 0.0)
+    for handle in range(2, 100):
+        stage.take(NEW, subscribe(handle, "a.*"))
+    stage.sent(NEW)
+    for index in publishers:
+        for topic in range(200):
+            stage.take(index, publish(f"a.{index}.{topic}", topic, b"x"))
+    before = stage.router.seq
+    stage.router.succeed(NEW, OLD)
+    assert 0 < stage.router.seq - before <= HANDED_OVER_AT_ONCE
+    stage.take(SAYER, publish("a.b", 0, b"y"))
+    assert b"y" in bodies(stage, NEW)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -69,7 +69,7 @@ class Stage:
         self.ended = False
         self.service = Service(self.bus, probed(), self._end)
         histories = Histories(Path("/none"))
-        hooks = Hooks(lambda _: Catalogue({}), self._never, histories.forget)
+        hooks = Hooks(self._nothing, self._never, histories.forget)
         self.fleet = Fleet({}, hooks, nursery)
         self.fleet.faults = (Fault("bad/Capsule.toml", "package.name", "missing"),)
         self.service.lead(self.fleet)
@@ -103,6 +103,9 @@ class Stage:
         )
         self.fleet.capsules[name] = made
         return made
+
+    def _nothing(self, _: Mapping[str, Path]) -> Catalogue:
+        return Catalogue({})
 
     def _never(self, _: Entry) -> Capsule:
         raise AssertionError("nothing is added")

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import cast
 
 import trio
 
@@ -182,7 +183,7 @@ def _with(table: Mapping[str, object], digest: str) -> Mapping[str, object]:
     # A manifest without the table is told of by `manifest.parse`.
     if not isinstance(component, dict):
         return table
-    return {**table, "component": {**component, "hash": f"sha256:{digest}"}}
+    return {**table, "component": {**cast(dict[str, object], component), "hash": f"sha256:{digest}"}}
 
 
 def _source(module: Path) -> Path:

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -190,7 +190,7 @@ def test_hash_that_cannot_be_written(text: str) -> None:
 
 
 @contextmanager
-def running(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def running(folder: Path, *arguments: str) -> Generator[subprocess.Popen[str], None, None]:
     """`run`, until it says hello; at the end nothing of it is left."""
     temporary = folder / "t"
     temporary.mkdir()

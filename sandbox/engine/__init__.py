@@ -9,6 +9,7 @@
 - `wasmer`: the default engine
 - `wasmtime`: the second engine
 - `wasmtime_raw`: its C API by hand, the one module here that uses ctypes
+- `text`: a program for authors, which makes a module from its text
 
 The engine modules are imported by `load` alone, so that a worker loads only the one it uses.
 """

@@ -12,6 +12,7 @@ In reading order:
 - `ends`: how an end is told
 - `following`: commands that go on: logs, events, wait
 - `top`: what capsules use and move, live; by `rates` (the numbers) and `screen` (the terminal)
+- `authoring` and `trial`: for authors: new, build, run
 - `completion`: scripts for shells; from `commandline`, a parser as data
 - `manual`: the manual pages
 - `client`: HTTP to the control socket

@@ -74,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
     commands = whole.add_subparsers(metavar="COMMAND", required=True)
     _asking(commands)
     _following(commands)
+    _authoring(commands)
     return whole
 
 
@@ -158,6 +159,49 @@ def _following(commands: Commands) -> None:
     _timeout(wait)
 
 
+def _authoring(commands: Commands) -> None:
+    fresh = _add(commands, "new", _new, "for authors: a folder with a capsule that runs, to begin with")
+    fresh.add_argument("new_name", metavar="NAME", help="its name, and that of the folder")
+    make = _add(
+        commands, "build", _build, "for authors: the module from its source, its hash into Capsule.toml"
+    )
+    make.add_argument("folder", nargs="?", default=".", metavar="DIR", help="default: this one")
+    trial = _add(
+        commands, "run", _run, "for authors: one capsule under a supervisor of its own, with its log"
+    )
+    trial.add_argument("folder", nargs="?", default=".", metavar="DIR", help="default: this one")
+    trial.add_argument(
+        "--insecure", action="store_true", help="even where nothing holds a guest that breaks out (mode E)"
+    )
+
+
+# What takes long to import is imported by the command that needs it.
+
+
+def _completion(client: Client, given: argparse.Namespace) -> Exit:
+    from capsuled.supervisor.commands.completion import completion
+
+    return completion(client, given)
+
+
+def _new(client: Client, given: argparse.Namespace) -> Exit:
+    from capsuled.supervisor.commands.authoring import new
+
+    return new(client, given)
+
+
+def _build(client: Client, given: argparse.Namespace) -> Exit:
+    from capsuled.supervisor.commands.authoring import build
+
+    return build(client, given)
+
+
+def _run(client: Client, given: argparse.Namespace) -> Exit:
+    from capsuled.supervisor.commands.trial import run
+
+    return run(client, given)
+
+
 def _add(commands: Commands, name: str, command: Command | None, summary: str) -> argparse.ArgumentParser:
     added = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
     if command is not None:
@@ -184,12 +228,6 @@ def _duration(text: str) -> float:
         return durations.parse(text)
     except ValueError as exc:
         raise argparse.ArgumentTypeError(str(exc)) from exc
-
-
-def _completion(client: Client, given: argparse.Namespace) -> Exit:
-    from capsuled.supervisor.commands.completion import completion
-
-    return completion(client, given)
 
 
 def _count(text: str) -> int:

@@ -19,7 +19,7 @@ DOWN = (State.STOPPED, State.FAILED)
 
 def logs(client: Client, given: argparse.Namespace) -> Exit:
     query = {"lines": str(given.lines)} if given.lines is not None else {}
-    return _print_lines(client, given, capsule_path(given.name, "logs"), query, _log_text)
+    return _print_lines(client, given, capsule_path(given.name, "logs"), query, log_text)
 
 
 def events(client: Client, given: argparse.Namespace) -> Exit:
@@ -120,7 +120,7 @@ def _message_text(message: JsonObject) -> str:
     return f"{first} {render.text(json.dumps(message.get('payload')))}"
 
 
-def _log_text(line: JsonObject) -> str:
+def log_text(line: JsonObject) -> str:
     return " ".join(render.text(line.get(key)) for key in ("time", "instance", "stream", "level", "message"))
 
 

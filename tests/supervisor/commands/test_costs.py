@@ -42,10 +42,19 @@ def test_a_terminal_gets_colour_and_no_commands() -> None:
     run(main)
 
 
-HEAVY = {"trio", "pydantic", "rich", "h11", "cbor2", "zmq", "wasmer", "asyncio", "logging"}
+HEAVY = {
+    *("trio", "pydantic", "rich", "h11", "cbor2", "zmq", "wasmer", "wasmtime", "psutil"),
+    *("asyncio", "logging", "subprocess", "dataclasses", "inspect"),
+}
+
+OURS = 20
+"""Modules of ours that such a command may need; each costs about a millisecond."""
 
 
-@pytest.mark.parametrize("command", [["status"], ["list"], ["logs", "echo"], ["stop", "echo"]])
+@pytest.mark.parametrize(
+    "command",
+    [["status"], ["list"], ["logs", "echo"], ["stop", "echo"], ["top", "--interval", "1ms"], ["why", "echo"]],
+)
 def test_it_imports_little(command: list[str]) -> None:
     """No command but `schema` imports what takes long, when its output is no terminal."""
 
@@ -61,6 +70,7 @@ def test_it_imports_little(command: list[str]) -> None:
         imported = {line.rpartition("|")[2].strip() for line in done.stderr.decode().splitlines()}
         assert "http.client" in imported
         assert {name.partition(".")[0] for name in imported} & HEAVY == set()
+        assert 5 < sum(name.startswith("capsuled.") for name in imported) <= OURS
 
     run(main)
 

@@ -57,7 +57,7 @@ class Total(IntEnum):
     CLOSED_CARRIED = 12
     """Of subscriptions that the guest has ended: carried into this epoch."""
     WAITING = 13
-    """1 while the guest waits in a host call: it is alive, however long that takes."""
+    """What the guest waits for in a host call, see `Waits`: it is alive, however long that takes."""
     REFUSED = 16
     """First of the slots that count refusals, one for each `Errno`, in its order."""
 
@@ -96,6 +96,16 @@ class Row(NamedTuple):
     carried: int
 
 
+class Waits(IntEnum):
+    """What a guest waits for."""
+
+    FOR_NOTHING = 0
+    FOR_SOMETHING = 1
+    """Time, an answer to a request, the backbone."""
+    FOR_MESSAGES = 2
+    """Of a subscription: it has nothing else to do."""
+
+
 class Claims(NamedTuple):
     """A worker's claims about itself, read from its page."""
 
@@ -108,6 +118,8 @@ class Claims(NamedTuple):
     memory: int
     malformed: int
     waiting: bool
+    idle: bool
+    """Waiting for messages, and for nothing else."""
     refused: dict[str, int]
     rows: tuple[Row, ...]
 
@@ -141,7 +153,8 @@ def claims(copy: Sequence[int]) -> Claims:
         host_calls=copy[Total.HOST_CALLS],
         memory=copy[Total.MEMORY],
         malformed=copy[Total.MALFORMED],
-        waiting=bool(copy[Total.WAITING]),
+        waiting=copy[Total.WAITING] != Waits.FOR_NOTHING,
+        idle=copy[Total.WAITING] == Waits.FOR_MESSAGES,
         refused={errno.name.lower(): copy[slot] for errno, slot in ERRNO_SLOT.items() if copy[slot]},
         rows=rows,
     )

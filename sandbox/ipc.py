@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from capsuled.proto import envelopes, payloads, records, topics
 from capsuled.proto.abi import MAX_RECV_TIMEOUT_MS
 from capsuled.proto.bucket import Bucket
-from capsuled.proto.ledger import Total
+from capsuled.proto.ledger import Total, Waits
 from capsuled.proto.order import Order
 from capsuled.proto.records import Down, DownKind, UpKind
 from capsuled.proto.refusals import Errno, Refusal
@@ -241,7 +241,7 @@ class Ipc:
             self._await(lambda: waiting.over(time.monotonic()), min(deadline, waiting.deadline), None)
             return self._take_answer(handle, cap)
         subscription = self._inbox.get(handle)
-        self._await(lambda: bool(subscription.queue), deadline, None)
+        self._await(lambda: bool(subscription.queue), deadline, None, Waits.FOR_MESSAGES)
         return self._take(subscription, cap)
 
     def sleep(self, seconds: float) -> None:
@@ -314,8 +314,15 @@ class Ipc:
         finally:
             self.settle()
 
-    def _await(self, done: Callable[[], bool], deadline: float | None, late: Refusal | None) -> None:
-        """Turn until `done`, or until `deadline` (monotonic), when `late` is raised if there is one.
+    def _await(
+        self,
+        done: Callable[[], bool],
+        deadline: float | None,
+        late: Refusal | None,
+        waits: Waits = Waits.FOR_SOMETHING,
+    ) -> None:
+        """Turn until `done`, or until `deadline` (monotonic), when `late` is raised if there is one. Who looks on is
+        told what it `waits` for.
 
         Raises `Refusal` (canceled) as soon as this capsule is being stopped, even when it is done as well.
         """
@@ -337,9 +344,9 @@ class Ipc:
             self.before_wait()
             if self._inbox.lost_requests and not self._outgoing.bytes:
                 left = LOST_SECONDS if left is None else min(left, LOST_SECONDS)
-            self._page.slots[Total.WAITING] = 1
+            self._page.slots[Total.WAITING] = waits
             self._poll.poll(None if left is None else left * 1000)
-            self._page.slots[Total.WAITING] = 0
+            self._page.slots[Total.WAITING] = Waits.FOR_NOTHING
             self._check_cancelled()
 
     def _check_cancelled(self) -> None:

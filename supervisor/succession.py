@@ -33,4 +33,5 @@ async def _is_drained(instance: Instance, bus: Bus) -> bool:
         return True
     name = instance.manifest.package.name
     sheet = balance.sheet(name, cast("balance.Figures", member), figures.epoch, claims)
-    return claims.waiting and not any(line.queued for line in sheet.lines)
+    # Who waits for the answer to a request of its own has not done with what it has read.
+    return claims.idle and not member["waiting"] and not any(line.queued for line in sheet.lines)

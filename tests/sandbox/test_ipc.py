@@ -402,6 +402,28 @@ def test_it_is_told_before_each_wait(world: World) -> None:
     assert world.page.slots[Total.WAITING] == 0
 
 
+def test_what_it_waits_for_is_told_to_who_looks_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages of a subscription, where it has nothing else to do; an answer, or time, is something."""
+    told: set[tuple[bool, bool]] = set()
+
+    def look(_: float | None) -> list[tuple[int, int]]:
+        told.add((world.claims().waiting, world.claims().idle))
+        return []
+
+    handle = world.ipc.subscribe(b"a")
+    asked = world.ipc.request(b"b", ITEM, LONG_MS)
+    monkeypatch.setattr(world.ipc, "_poll", SimpleNamespace(poll=look))
+    for wait, idle in (
+        (lambda: world.ipc.receive(handle, 1, 1000), True),
+        (lambda: world.ipc.receive(asked, 1, 1000), False),
+        (lambda: world.ipc.sleep(0.001), False),
+    ):
+        told.clear()
+        wait()
+        assert told == {(True, idle)}
+        assert (world.claims().waiting, world.claims().idle) == (False, False)
+
+
 @pytest.mark.parametrize("answer", ["reply", "decline"])
 def test_an_answer_without_room_can_be_tried_again(world: World, answer: str) -> None:
     """A refused answer leaves the request unanswered: it is answered once there is room, and once only."""

@@ -23,6 +23,10 @@ from .changing import ask_until, reload, rewrite, states
 
 TOPIC = ["work.item"]
 
+QUESTION = text(cbor2.dumps({"n": 20}))
+AT = 1024
+"""Where a responder has its request."""
+
 
 def worker(version: int) -> bytes:
     """Subscribes, is ready, and logs the envelope of each message; until it is cancelled."""
@@ -148,6 +152,54 @@ def trapping_at_once() -> bytes:
     program = Program()
     program.raw("unreachable")
     return program.wasm()
+
+
+def asking() -> bytes:
+    """For its one message it asks somebody, and logs the answer; then it waits for more."""
+    program = Program()
+    work = program.call("ipc_subscribe", text(TOPIC[0]), quiet=True)
+    program.call("ready", quiet=True)
+    program.call("ipc_recv", work, 60_000, buffer(600), quiet=True)
+    asked = program.call("ipc_request", text("ask.it"), QUESTION, 30_000, quiet=True)
+    program.call("log", 2, text("asked"), quiet=True)
+    program.call("ipc_recv", asked, 30_000, buffer(600))
+    program.call("ipc_recv", work, 60_000, buffer(600), quiet=True)
+    return program.wasm()
+
+
+def answering() -> bytes:
+    """Answers one request, when it is told to go."""
+    program = Program()
+    asks = program.call("ipc_subscribe", text("ask.it"), quiet=True)
+    go = program.call("ipc_subscribe", text("ask.go"), quiet=True)
+    program.call("ready", quiet=True)
+    program.call("ipc_recv", asks, 60_000, buffer(4096, at=AT), quiet=True)
+    number = program.number_of_request(AT, "ask.it", QUESTION.data, "worker")
+    program.call("ipc_recv", go, 60_000, buffer(600), quiet=True)
+    program.call("ipc_reply", number, text(cbor2.dumps(21)), quiet=True)
+    program.call("ipc_recv", go, 60_000, buffer(600), quiet=True)
+    return program.wasm()
+
+
+def test_who_waits_for_an_answer_is_let_finish(daemon: Daemon) -> None:
+    """Who asks somebody for the sake of a message has not done with it: the old one gets its answer, and then ends."""
+    daemon.capsule("worker", asking(), publish=["ask.it"], subscribe=TOPIC)
+    daemon.capsule("other", answering(), subscribe=["ask.it", "ask.go"])
+    daemon.start(wait_for=["worker", "other"])
+    before = daemon.of("worker")["instance"]
+    assert daemon.client.ask(publish_ask(1)).status == 200
+    daemon.wait_line("worker", lambda line: line["message"] == "asked")
+    rewrite(daemon, "worker", 'version = "1.0.0"', 'version = "2.0.0"')
+    reload(daemon)
+    for _ in range(20):  # longer than it would take to see nothing that waits for it
+        assert daemon.of("worker")["beside"]
+        daemon.act("other", "start", wait="ready")
+    go = Ask("POST", "/v1/bus/publish", {"topic": "ask.go"}, body=b"1")
+    assert daemon.client.ask(go).status == 200
+    line = daemon.wait_line("worker", lambda line: line["message"].startswith('{"call"'))
+    assert line["instance"] == before
+    assert numbers(line) == [21]
+    ask_until(daemon, "worker", lambda each: not each["beside"])
 
 
 def test_one_that_cannot_even_be_begun(daemon: Daemon) -> None:

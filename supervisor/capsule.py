@@ -447,9 +447,8 @@ class Capsule:
             self._not_succeeded(ending, instance.id.hex)
             return
         self._retiring.remove(instance)
-        self._record(
-            ending, exits.reason(ending.evidence), instance.id.hex, {"then": "another instance serves"}
-        )
+        then = "another instance serves" if self.instance is not None else "it was not the one that served"
+        self._record(ending, exits.reason(ending.evidence), instance.id.hex, {"then": then})
         self._remember()
         self._wake()
 

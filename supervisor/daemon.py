@@ -3,7 +3,8 @@
     folders (and their locks) → control socket's file → control groups → logs and histories → backbone → compilers
         → control server → capsules
 
-A second signal, or a deadline that has passed, ends it at once: every process is killed, nothing is waited for.
+A second signal, or a deadline that has passed, ends it at once: every process is killed, and waited for no longer than
+the kernel takes.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ async def _supervise(
     ending, serving = trio.Event(), trio.Event()
     bus = Bus(using.limits.total_queue_bytes, using.limits.max_payload, str(spine))
     compiler = Compiler(confining.confinement, confining.group)
-    service = Service(bus, confining.probed, ending.set)
+    service = Service(bus, histories, confining.probed, ending.set)
     capsules: dict[str, Capsule] = {}
 
     def happened(event: JsonObject) -> None:

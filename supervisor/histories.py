@@ -20,6 +20,7 @@ from typing import NoReturn
 import trio
 
 from capsuled.supervisor import history
+from capsuled.supervisor.faults import Fault
 from capsuled.supervisor.history import History, HistoryInvalid, Moment
 
 LOG = logging.getLogger("capsuled.histories")
@@ -54,8 +55,16 @@ class Histories:
         self._waiting: _Waiting = {}
         self._writing: _Waiting = {}
         self._more = trio.Event()
-        self._refused: set[str] = set()
-        """Whose file the disk has refused; said once for each."""
+        self._refused: dict[str, str] = {}
+        """Whose file the disk has refused, and why: said once for each in the log, and in the status for as long."""
+
+    @property
+    def faults(self) -> list[Fault]:
+        """What is not written, though it was tried."""
+        return [
+            Fault(str(self._path(name)), "", f"cannot be written: {why}: make room; it is tried again")
+            for name, why in self._refused.items()
+        ]
 
     def read(self, capsule: str) -> History:
         """What is remembered of a capsule: nothing where there is no file, or none that can be read, which is said."""
@@ -122,9 +131,9 @@ class Histories:
             self._waiting.setdefault(name, asked[name])
             if name not in self._refused:  # once, or a full disk would fill the supervisor's own log
                 LOG.error("cannot write %s: %s: it is tried again", self._path(name), exc.strerror)
-        if back := self._refused - refused.keys():
+        if back := self._refused.keys() - refused.keys():
             LOG.info("histories can be written again: %s", ", ".join(sorted(back)))
-        self._refused = set(refused)
+        self._refused = {name: str(exc.strerror) for name, exc in refused.items()}
 
     def _write_all(self, batch: dict[str, bytes | None]) -> dict[str, OSError]:
         refused: dict[str, OSError] = {}

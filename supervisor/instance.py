@@ -132,7 +132,7 @@ class Instance:
         return isolation.observe(self.pid, self._expected)
 
     def claims(self) -> Claims | None:
-        """What its ledger page says now; None when there is no process."""
+        """What its ledger page says now; None when there is no process, or the page is in the middle of an update."""
         return self._ends.ledger.claims() if self._ends is not None else None
 
     def _cut(self) -> int | None:

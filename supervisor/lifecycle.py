@@ -5,7 +5,7 @@ backoff, or a start while it is stopping, is no special case: each such event ch
 capsule that has come to rest is started again when `up` is desired (`Effect.CONVERGE`).
 
     stopped    no process, and none is due
-    starting   a process, whose guest has not said that it is ready
+    starting   a process, whose guest has not said that it is ready; or none yet, since what it imports is not there
     ready      a process, whose guest serves
     stopping   a process that has been told to end; that it is gone is not known yet
     backoff    no process; a timer runs until the next start

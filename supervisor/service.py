@@ -37,6 +37,7 @@ from capsuled.supervisor.control.operations import (
 from capsuled.supervisor.control.shapes import Json, JsonObject
 from capsuled.supervisor.control.streams import Broadcast, Follower
 from capsuled.supervisor.fleet import Fleet
+from capsuled.supervisor.histories import Histories
 from capsuled.supervisor.instance import Ending
 from capsuled.supervisor.lifecycle import Event
 from capsuled.supervisor.metrics import CapsuleFacts, Facts
@@ -59,11 +60,12 @@ EVENTS: Mapping[Verb, Event] = {
 class Service:
     """See the module's docstring."""
 
-    def __init__(self, bus: Bus, probed: Probed, shutdown: Callable[[], None]) -> None:
+    def __init__(self, bus: Bus, histories: Histories, probed: Probed, shutdown: Callable[[], None]) -> None:
         self._probed = probed
         self._capsules: Mapping[str, Capsule] = {}
         self._fleet: Fleet | None = None
         self._bus = bus
+        self._histories = histories
         self._shutdown = shutdown
         self._started = trio.current_time()
         self._changes = 0
@@ -114,7 +116,7 @@ class Service:
             "engines": _engines(),
             "faults": [
                 {"file": each.file, "key": each.key, "message": each.sentence}
-                for each in (() if self._fleet is None else self._fleet.faults)
+                for each in (*(() if self._fleet is None else self._fleet.faults), *self._histories.faults)
             ],
             "backbone": {
                 "pid": self._bus.pid,
@@ -267,7 +269,9 @@ class Service:
             missing += [
                 f"{name} is {capsule.state.value}"
                 for name, capsule in sorted(self._capsules.items())
-                if capsule.desired is Desired.UP and capsule.state is not State.READY
+                if capsule.desired is Desired.UP
+                and capsule.state is not State.READY
+                and not _has_done(capsule)
             ]
         if self.stopping:
             missing.append("the supervisor shuts down")
@@ -369,8 +373,12 @@ def _is_settled(capsule: Capsule) -> bool:
     """It is as it is wanted, or has done what it was wanted for."""
     if capsule.desired is Desired.DOWN:
         return capsule.down
-    done = capsule.state is State.STOPPED and bool(capsule.exits) and capsule.exits[0].reason is Reason.OK
-    return done or (capsule.state is State.READY and capsule.successor is None)
+    return _has_done(capsule) or (capsule.state is State.READY and capsule.successor is None)
+
+
+def _has_done(capsule: Capsule) -> bool:
+    """It has ended well, and its restart policy leaves it at that."""
+    return capsule.state is State.STOPPED and bool(capsule.exits) and capsule.exits[0].reason is Reason.OK
 
 
 def _settled(capsule: Capsule) -> bool:

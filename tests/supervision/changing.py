@@ -42,5 +42,12 @@ def ask_until(daemon: Daemon, name: str, reached: Callable[[dict[str, Any]], Any
     return found
 
 
+def await_gone(daemon: Daemon, name: str) -> None:
+    """Ask until there is no such capsule: that has no event of its own."""
+    deadline = time.monotonic() + DEADLINE
+    while name in {each["name"] for each in daemon.get("/v1/capsules")["capsules"]}:
+        assert time.monotonic() < deadline, daemon.log()
+
+
 def states(daemon: Daemon, name: str) -> list[str]:
     return [each["event"] for each in daemon.events() if each["capsule"] == name]

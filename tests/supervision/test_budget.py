@@ -137,6 +137,34 @@ def test_a_history_that_is_damaged(daemon: Daemon) -> None:
     assert (folder / "sleeper.bad").exists()
 
 
+def test_a_history_that_cannot_be_written_is_told(daemon: Daemon) -> None:
+    """By the status, for as long; the capsule is disturbed in nothing."""
+    daemon.capsule("sleeper", lives.sleeper(), subscribe=lives.QUIET)
+    in_its_way = daemon.folder / "st" / "histories" / "sleeper.new"
+    (in_its_way / "x").mkdir(parents=True, mode=0o700)
+    daemon.start(wait_for=["sleeper"])
+    deadline = time.monotonic() + DEADLINE
+    while not (faults := daemon.get("/v1/status")["faults"]):
+        assert time.monotonic() < deadline
+    assert faults[0]["file"].endswith("histories/sleeper.json")
+    assert "cannot be written" in faults[0]["message"]
+    assert daemon.act("sleeper", "restart", wait="ready").status == 200
+    (in_its_way / "x").rmdir()
+    in_its_way.rmdir()
+    while daemon.get("/v1/status")["faults"]:
+        assert time.monotonic() < deadline
+
+
+def test_one_that_has_done_its_work_is_not_missed(daemon: Daemon) -> None:
+    """Where its restart policy leaves it at that, the supervisor is ready; one that has failed is missed."""
+    daemon.capsule("done", lives.returns())
+    daemon.start()
+    daemon.wait_state("done", "stopped")
+    assert daemon.ctl("health", "--level", "ready").returncode == 0
+    daemon.act("done", "restart")
+    daemon.wait("done", lambda _: len(exits(daemon, "done")) == 2)
+
+
 def written(daemon: Daemon, name: str, **wanted: Any) -> None:
     """Ask the supervisor for something until the file of a history, which it writes meanwhile, holds these."""
     path = daemon.folder / "st" / "histories" / f"{name}.json"

@@ -143,7 +143,7 @@ def test_one_that_is_removed_comes_back_and_is_removed(daemon: Daemon) -> None:
         assert daemon.ctl("reload").returncode == 0
     assert daemon.of("slow")["state"] == "stopping"
     reload(daemon)
-    assert daemon.get("/v1/capsules")["capsules"] == []
+    changing.await_gone(daemon, "slow")
     shutil.copytree(kept, daemon.capsules / "slow")
     assert reload(daemon)["added"] == ["slow"]
     assert daemon.of("slow")["ready"]

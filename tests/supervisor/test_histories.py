@@ -96,8 +96,14 @@ def test_what_the_disk_refuses_is_written_later(
             await trio.sleep(3.5 * AGAIN_SECONDS)
             assert written_in(tmp_path) == ["other.json"]
             assert caplog.text.count("No space left on device: it is tried again") == 1
+            (fault,) = files.faults
+            assert (fault.file, "No space left on device" in fault.sentence) == (
+                str(tmp_path / "echo.json"),
+                True,
+            )
             full = False
             await trio.sleep(1.5 * AGAIN_SECONDS)
+            assert files.faults == []
             nursery.cancel_scope.cancel()
 
     run(main, clock=trio.testing.MockClock(autojump_threshold=0.05))

@@ -67,8 +67,8 @@ class Stage:
     def __init__(self, nursery: trio.Nursery) -> None:
         self.bus = Bus(1 << 20, 1 << 20)
         self.ended = False
-        self.service = Service(self.bus, probed(), self._end)
         histories = Histories(Path("/none"))
+        self.service = Service(self.bus, histories, probed(), self._end)
         hooks = Hooks(self._nothing, self._never, histories.forget)
         self.fleet = Fleet({}, hooks, nursery)
         self.fleet.faults = (Fault("bad/Capsule.toml", "package.name", "missing"),)

@@ -283,27 +283,18 @@ complete -c {name} -f -a '(__{name}_complete)'
 
 
 def _bash(found: Table, name: str) -> str:
-    options = [
-        f"            {_q(at)}) kind={_q(' '.join(options))} ;;" for at, options in found.options.items()
-    ]
-    arguments = [
-        f"            {_q(f'{at} 0')}) kind={_q(' '.join(c))} ;;" for at, c in found.commands.items()
-    ]
-    return _BASH.format(
-        name=name,
-        names=_names(found, name),
-        step=_step(found, name),
-        options="\n".join(options),
-        arguments="\n".join([*arguments, *_kinds(found)]),
-    )
+    return _of_cases(_BASH, found, name, lambda offered: f"kind={_q(' '.join(offered))}")
 
 
 def _zsh(found: Table, name: str) -> str:
-    options = [f"            {_q(at)}) described=({_described(o)}) ;;" for at, o in found.options.items()]
-    arguments = [
-        f"            {_q(f'{at} 0')}) described=({_described(c)}) ;;" for at, c in found.commands.items()
-    ]
-    return _ZSH.format(
+    return _of_cases(_ZSH, found, name, lambda offered: f"described=({_described(offered)})")
+
+
+def _of_cases(template: str, found: Table, name: str, offer: Callable[[Mapping[str, str]], str]) -> str:
+    """The script of a shell that has the `case` of sh; `offer` says how it sets what it offers."""
+    options = [f"            {_q(at)}) {offer(each)} ;;" for at, each in found.options.items()]
+    arguments = [f"            {_q(f'{at} 0')}) {offer(each)} ;;" for at, each in found.commands.items()]
+    return template.format(
         name=name,
         names=_names(found, name),
         step=_step(found, name),

@@ -23,6 +23,12 @@ def capsules(daemon: Daemon) -> None:
     daemon.capsule("spinner", lives.spinner(), extra='[supervision]\nstop_timeout = "500ms"\n')
 
 
+def await_capsules(daemon: Daemon) -> None:
+    """Until both are ready: from then on no compiler and no launcher comes and goes."""
+    for name in ("sleeper", "spinner"):
+        daemon.wait_state(name, "ready")
+
+
 def environment(process: psutil.Process) -> dict[str, str]:
     """Root alone is shown that of a worker, which is not dumpable; to others it looks as it has to be."""
     try:
@@ -50,8 +56,7 @@ def test_it_is_told_ready_when_the_socket_answers(init: Init, daemon: Daemon) ->
     os.kill(pid, signal.SIGCONT)
     init.await_ready()
     assert daemon.get("/v1/health")["healthy"]
-    for name in ("sleeper", "spinner"):
-        daemon.wait_state(name, "ready")
+    await_capsules(daemon)
     init.end()
 
 
@@ -81,7 +86,7 @@ def test_workers_know_nothing_of_it(init: Init, daemon: Daemon) -> None:
     """Neither the environment of the init system nor its descriptor is a worker's or the backbone's."""
     init.begin()
     init.await_ready()
-    daemon.wait_state("sleeper", "ready")
+    await_capsules(daemon)
     workers = init.workers()
     assert workers
     for each in workers:
@@ -96,7 +101,7 @@ def test_a_crash(init: Init, daemon: Daemon) -> None:
     """Nobody outlives a supervisor that is killed; who restarts it has it ready again, with all its capsules."""
     init.begin()
     init.await_ready()
-    daemon.wait_state("sleeper", "ready")
+    await_capsules(daemon)
     init.watch()
     pid = init.pid()
     assert pid is not None
@@ -105,7 +110,7 @@ def test_a_crash(init: Init, daemon: Daemon) -> None:
     if init.restarts:
         init.await_pid(but=pid)
         init.await_ready()
-        daemon.wait_state("sleeper", "ready")
+        await_capsules(daemon)
         init.end()
     else:
         until(lambda: init.pid() is None, "gone")

@@ -85,11 +85,14 @@ def test_orphans_are_reaped_and_its_own_children_are_not_stolen(first: FirstProc
         assert ended["last_exit"]["status"] == 7
 
     def none_left() -> bool:
-        return not [
-            each
-            for each in psutil.Process(pid).children()
-            if "sleep" in cmdline(each) or each.status() == psutil.STATUS_ZOMBIE
-        ]
+        try:
+            return not [
+                each
+                for each in psutil.Process(pid).children()
+                if "sleep" in cmdline(each) or each.status() == psutil.STATUS_ZOMBIE
+            ]
+        except psutil.NoSuchProcess:  # one was reaped between two looks
+            return False
 
     until(none_left, "reaped")
     assert first.end() == 0
